@@ -1,0 +1,41 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint format stubs validate clean lock
+
+run: .venv/.run
+	$(BIN)/pointsman up --config examples/two-sites --simulate
+
+test: .venv/.dev
+	$(BIN)/pytest -q -n 2 --dist worksteal
+
+lint: .venv/.dev stubs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+stubs: .venv/.dev
+	$(BIN)/python protos/genstubs.py typings core xds extproc
+
+# The install: with uv where it is there, else with venv and pip. Hashes are checked either way.
+.venv/.run: requirements.txt pyproject.toml
+	@sh deploy/install.sh $(PYTHON) requirements.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt pyproject.toml
+	@sh deploy/install.sh $(PYTHON) requirements-dev.txt
+	@touch .venv/.run $@
+
+lock: .venv/.dev
+	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url \
+		--no-emit-find-links --extra envoy pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url \
+		--no-emit-find-links --extra envoy --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+
+clean:
+	rm -rf .venv typings .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The only wiring: the command line, the processes, the admin server."""

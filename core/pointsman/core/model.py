@@ -1,0 +1,245 @@
+"""The Plan: what the fleet should do, in our own terms, between manifests and protobuf.
+
+`compile` makes it from manifests, discovered endpoints and controller state; `pointsman.xds.build` turns it into
+Envoy resources and `pointsman.extproc` picks endpoints from it. Nothing here knows YAML, protobuf, sockets or clocks.
+All values are immutable; a changed fleet is a new Plan that shares what did not change. Collections are sorted by
+name, so that equal fleets are equal Plans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+TOTAL_WEIGHT = 10_000
+"""Weights of a rule add up to this: steps of 0.01 % (design D8)."""
+
+
+class Health(Enum):
+    """What we know of an endpoint; the names are those of `envoy.config.core.v3.HealthStatus`."""
+
+    UNKNOWN = "UNKNOWN"  # no opinion: Envoy's own probes decide
+    HEALTHY = "HEALTHY"
+    DEGRADED = "DEGRADED"  # used when the healthy ones do not suffice
+    DRAINING = "DRAINING"  # no new requests, running ones finish
+    UNHEALTHY = "UNHEALTHY"
+
+
+class AppProtocol(Enum):
+    """What the endpoints of a pool speak (InferencePool `spec.appProtocol`)."""
+
+    HTTP = "http"
+    H2C = "kubernetes.io/h2c"
+
+
+class FailureMode(Enum):
+    """What a request gets while no picker answers (InferencePool `endpointPickerRef.failureMode`)."""
+
+    FAIL_OPEN = "FailOpen"  # Envoy's own locality balancing
+    FAIL_CLOSE = "FailClose"  # 503
+
+
+class PickProfile(Enum):
+    """How a request reaches the picker (design 5.1)."""
+
+    BODY = "body"  # one message with the buffered JSON body
+    HEADERS = "headers"  # headers only: gRPC streams, uploads, upgrades
+    NONE = "none"  # the picker is not asked
+
+
+class MatchType(Enum):
+    """How a string is compared (Gateway API `type` of path, header and query parameter matches)."""
+
+    EXACT = "Exact"
+    PREFIX = "PathPrefix"  # paths only: whole segments
+    REGEX = "RegularExpression"  # RE2, must match the whole value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locality:
+    """Where something is; `envoy.config.core.v3.Locality`."""
+
+    region: str = ""
+    zone: str = ""
+    sub_zone: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A cluster or region that holds endpoints (own kind `Site`).
+
+    `jurisdictions` are residency tags (a hard filter). `usd_per_gpu_hour` is 0 where the price is unknown.
+    `max_concurrent` is the number of requests the site is meant to carry, 0: unknown.
+    """
+
+    name: str
+    locality: Locality = Locality()
+    labels: tuple[tuple[str, str], ...] = ()
+    jurisdictions: frozenset[str] = frozenset()
+    usd_per_gpu_hour: float = 0.0
+    max_concurrent: int = 0
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One model server port. `address` is an IP literal without brackets; `name` is the pod or a given name."""
+
+    name: str
+    address: str
+    port: int
+    site: str
+    health: Health = Health.UNKNOWN
+    weight: int = 1  # ≥ 1: Envoy refuses 0 in EDS
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`ip:port`, IPv6 in brackets: the endpoint's identity in EDS, in picks and in the access log."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteGroup:
+    """The endpoints of one pool at one site, with the priority that Envoy gives them (0 first).
+
+    `weight` ≥ 1 divides traffic between groups of equal priority.
+    """
+
+    site: str
+    priority: int
+    weight: int
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Interchangeable endpoints that serve one model at one or more sites: one EDS cluster (design D5)."""
+
+    name: str  # "namespace/name"
+    app_protocol: AppProtocol = AppProtocol.HTTP
+    failure_mode: FailureMode = FailureMode.FAIL_OPEN
+    groups: tuple[SiteGroup, ...] = ()
+    health_path: str = "/health"
+
+    @property
+    def cluster_name(self) -> str:
+        """Name of the Envoy cluster, and the value of `xds.cluster_name` that the picker is asked with."""
+        return self.name
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All endpoints, in the order of the groups."""
+        return tuple(e for g in self.groups for e in g.endpoints)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StringMatch:
+    """A header, query parameter or path comparison. `name` is lower-case for headers and empty for paths."""
+
+    type: MatchType
+    value: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteMatch:
+    """All parts must hold. For a GRPCRoute `path` is `/Service/Method`, exact or a prefix or a regex."""
+
+    path: StringMatch = StringMatch(type=MatchType.PREFIX, value="/")
+    method: str = ""  # HTTP method, empty: any
+    headers: tuple[StringMatch, ...] = ()
+    query: tuple[StringMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderEdit:
+    """Header changes of one filter: `set` replaces, `add` appends, `remove` deletes. Names are lower-case."""
+
+    set: tuple[tuple[str, str], ...] = ()
+    add: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedPool:
+    """One arm of a rule. The weights of a rule add up to `TOTAL_WEIGHT`, or are all 0 (then it answers 503).
+
+    The order of the arms is kept for ever: with a hash policy users only move towards the arm listed first (D8).
+    """
+
+    pool: str
+    weight: int
+    request_headers: HeaderEdit = HeaderEdit()
+    response_headers: HeaderEdit = HeaderEdit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule of a route with exactly one match, already in Gateway API precedence within `VirtualHost.rules`.
+
+    `timeout_ms` and `idle_timeout_ms`: 0 means no limit. A rule without arms answers `direct_status`.
+    """
+
+    name: str  # "HTTPRoute/namespace/name/rule/match", unique within a gateway
+    route: str  # "HTTPRoute/namespace/name"
+    match: RouteMatch
+    arms: tuple[WeightedPool, ...] = ()
+    profile: PickProfile = PickProfile.BODY
+    timeout_ms: int = 0
+    idle_timeout_ms: int = 300_000
+    request_headers: HeaderEdit = HeaderEdit()
+    response_headers: HeaderEdit = HeaderEdit()
+    hash_header: str = ""  # sticky split by this header's value, empty: random
+    direct_status: int = 0
+    direct_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualHost:
+    """Rules for the same host names, most specific match first. `domains` holds `*` for any host."""
+
+    name: str
+    domains: tuple[str, ...]
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """One port of a gateway. `address` is the bind address (IP literal)."""
+
+    name: str
+    address: str
+    port: int
+    hosts: tuple[VirtualHost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A group of Envoy proxies that get the same configuration (Gateway API `Gateway`).
+
+    `site` names the Site the proxies stand at ("" when it is not said). `pools` are the pools its rules use, each
+    with the priorities seen from that site: near groups first.
+    """
+
+    name: str  # "namespace/name"
+    site: str = ""
+    listeners: tuple[Listener, ...] = ()
+    pools: tuple[Pool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole fleet. `gateways`, `sites` and `pools` are sorted by name; pool names are unique."""
+
+    gateways: tuple[Gateway, ...] = ()
+    sites: tuple[Site, ...] = ()
+    pools: tuple[Pool, ...] = field(default=())
+
+    def gateway(self, name: str) -> Gateway | None:
+        """The gateway of that name, or None."""
+        return next((g for g in self.gateways if g.name == name), None)
+
+    def site(self, name: str) -> Site | None:
+        """The site of that name, or None."""
+        return next((s for s in self.sites if s.name == name), None)

@@ -1,0 +1,60 @@
+"""Names that the control plane writes into Envoy's configuration and the picker reads back: the one-message profile.
+
+`pointsman.xds` and `pointsman.extproc` never import each other; what they must agree on stands here.
+Sources: Endpoint Picker Protocol (Gateway API Inference Extension, proposal 004), Envoy ext_proc and ALS v3.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+DESTINATION_KEY: Final = "x-gateway-destination-endpoint"
+"""Header and `envoy.lb` metadata key with the ordered list `ip:port,ip:port,…` of the pick."""
+
+SERVED_KEY: Final = "x-gateway-destination-endpoint-served"
+"""`envoy.lb` metadata key in which Envoy notes the endpoint that served."""
+
+SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"
+"""Metadata key in `envoy.lb.subset_hint`: the endpoints that a foreign gateway allows."""
+
+LB_NAMESPACE: Final = "envoy.lb"
+SUBSET_NAMESPACE: Final = "envoy.lb.subset_hint"
+
+PICK_NAMESPACE: Final = "pointsman"
+PICK_KEY: Final = "pick"
+"""Dynamic metadata `pointsman: {pick: ID}`: our own id of the pick, which comes back in the access log."""
+
+TAG_PICK: Final = "pick"
+TAG_TTFT: Final = "ttft_us"
+"""ALS custom tags: the pick id, and microseconds from the request's first byte in to the first body byte out."""
+
+TTFT_FORMAT: Final = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
+PICK_FORMAT: Final = f"%DYNAMIC_METADATA({PICK_NAMESPACE}:{PICK_KEY})%"
+
+ATTRIBUTE_CLUSTER: Final = "xds.cluster_name"
+ATTRIBUTE_ROUTE: Final = "xds.route_name"
+ATTRIBUTE_REQUEST_ID: Final = "request.id"
+ATTRIBUTE_PATH: Final = "request.path"
+AFFINITY_HEADER: Final = "x-user-id"
+ATTRIBUTE_AFFINITY: Final = f"request.headers['{AFFINITY_HEADER}']"
+REQUEST_ATTRIBUTES: Final = (
+    ATTRIBUTE_CLUSTER,
+    ATTRIBUTE_ROUTE,
+    ATTRIBUTE_REQUEST_ID,
+    ATTRIBUTE_PATH,
+    ATTRIBUTE_AFFINITY,
+)
+"""CEL attributes that Envoy sends with the body; `xds.cluster_name` is the arm that the weighted split chose."""
+
+REASON_HEADER: Final = "x-pointsman-reason"
+"""Response header of every answer that Pointsman (not a model server) gives: why."""
+
+PICKER_CLUSTER: Final = "pointsman-picker"
+"""Name of the Envoy cluster that reaches ext_proc and ALS."""
+
+XDS_CLUSTER: Final = "pointsman-xds"
+"""Name of the bootstrap's cluster that reaches the control plane."""
+
+ALS_LOG_NAME: Final = "pointsman"
+MAX_PROMPT_BYTES: Final = 64 * 1024 * 1024
+"""Default of the largest request body; past it Envoy answers 413. 64 MiB is ten million tokens of English."""
