@@ -33,9 +33,9 @@ stubs: .venv/.dev
 
 lock: .venv/.dev
 	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url \
-		--no-emit-find-links --extra envoy pyproject.toml -o requirements.txt
+		--no-emit-find-links --extra envoy --extra build pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url \
-		--no-emit-find-links --extra envoy --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+		--no-emit-find-links --extra envoy --extra build --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 
 clean:
 	rm -rf .venv typings .mypy_cache .ruff_cache .pytest_cache

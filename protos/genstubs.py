@@ -1,4 +1,4 @@
-"""Writes type stubs for the generated modules that our sources import: `python protos/genstubs.py OUT_DIR SOURCE_DIR...`.
+"""Writes type stubs for the generated modules that our sources import: `genstubs.py OUT_DIR SOURCE_DIR...`.
 
 `xds-protos` ships no stubs. The descriptors inside its modules hold all that `protoc --pyi_out` needs, so the stubs are
 made from what is installed and are never committed.
@@ -63,7 +63,7 @@ def main(out: Path, roots: list[Path]) -> None:
         bundle.flush()
         names = [name for name in files if not name.startswith("google/protobuf/")]
         command = ["-m", "grpc_tools.protoc", f"--descriptor_set_in={bundle.name}", f"--pyi_out={out}", *names]
-        subprocess.run([sys.executable, *command], check=True)  # noqa: S603
+        subprocess.run([sys.executable, *command], check=True)
     sys.stdout.write(f"{len(names)} stubs for {len(modules)} imported modules in {out}\n")
 
 

@@ -1,0 +1,1 @@
+"""Shared by the tests: real processes, ports, small servers and clients."""
