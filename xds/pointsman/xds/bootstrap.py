@@ -1,0 +1,132 @@
+"""The bootstrap of a gateway: how an Envoy finds its control planes and who it says it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pointsman.core import wire
+from pointsman.core.model import Locality
+from pointsman.xds.generate.pieces import is_ip
+
+Json = dict[str, Any]
+
+
+def bootstrap(  # noqa: PLR0917
+    node_id: str,
+    node_cluster: str,
+    locality: Locality,
+    xds_addresses: Sequence[tuple[str, int]],
+    admin_address: str,
+    admin_port: int,
+    delta: bool = False,
+    lrs: bool = False,
+) -> Json:
+    """An Envoy bootstrap as a JSON-able dict.
+
+    `node_cluster` is the name of the Gateway ("namespace/name") whose configuration the proxy is to get, `node_id` is
+    unique per proxy. All control planes stand in one cluster, in order of preference: the first is priority 0, the
+    second priority 1 and so on, each with a health check. Envoy's own list of failover servers does not help: it is
+    left for good after the first answer. `delta` selects the incremental protocol, `lrs` reports load to the
+    control plane.
+    """
+    if not xds_addresses:
+        raise ValueError("a bootstrap needs the address of at least one control plane")
+    result: Json = {
+        "node": {
+            "id": node_id,
+            "cluster": node_cluster,
+            "locality": {"region": locality.region, "zone": locality.zone, "sub_zone": locality.sub_zone},
+        },
+        "admin": {"address": _address(admin_address, admin_port)},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC" if delta else "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [_grpc_service()],
+            },
+            "cds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "15s"},
+            "lds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "15s"},
+        },
+        "static_resources": {"clusters": [_xds_cluster(xds_addresses)]},
+        "overload_manager": _connection_limit(),
+    }
+    if lrs:
+        result["cluster_manager"] = {
+            "load_stats_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [_grpc_service()],
+            }
+        }
+    return result
+
+
+def _address(host: str, port: int) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _grpc_service() -> Json:
+    """Back-off from 250 ms to 5 s with Envoy's jitter: its default goes up to 30 s, too long for a change to wait."""
+    back_off = {"base_interval": "0.25s", "max_interval": "5s"}
+    return {
+        "envoy_grpc": {
+            "cluster_name": wire.XDS_CLUSTER,
+            "authority": wire.XDS_CLUSTER,
+            "retry_policy": {"retry_back_off": back_off},
+        }
+    }
+
+
+def _xds_cluster(addresses: Sequence[tuple[str, int]]) -> Json:
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    keepalive = {"interval": "10s", "timeout": "5s"}
+    cluster: Json = {
+        "name": wire.XDS_CLUSTER,
+        "type": "STATIC" if all(is_ip(host) for host, _ in addresses) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            options: {
+                "@type": f"type.googleapis.com/{options}",
+                "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}},
+            }
+        },
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 10, "keepalive_interval": 5}
+        },
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "load_assignment": {
+            "cluster_name": wire.XDS_CLUSTER,
+            "policy": {"overprovisioning_factor": 100},
+            "endpoints": [
+                {"priority": priority, "lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}
+                for priority, (host, port) in enumerate(addresses)
+            ],
+        },
+    }
+    if len(addresses) > 1:
+        # Found dead after at most 1 + 0.5 + 0.25 + 0.5 s. One server alone needs no probe: there is no other choice.
+        cluster["health_checks"] = [
+            {
+                "timeout": "0.5s",
+                "interval": "1s",
+                "no_traffic_interval": "1s",
+                "no_traffic_healthy_interval": "1s",
+                "unhealthy_edge_interval": "0.25s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "tcp_health_check": {},
+            }
+        ]
+    return cluster
+
+
+def _connection_limit() -> Json:
+    """Accept no more client connections than a process with usual file limits can serve."""
+    name = "envoy.resource_monitors.global_downstream_max_connections"
+    config = (
+        "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    )
+    limit = {"@type": config, "max_active_downstream_connections": "50000"}
+    return {"resource_monitors": [{"name": name, "typed_config": limit}]}

@@ -1,0 +1,126 @@
+"""Gateway → resources, with a cache that makes a build cost only what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from typing import TypeVar
+
+from pointsman.core import wire
+from pointsman.core.model import Gateway, Listener, Pool, Site, SiteGroup
+from pointsman.xds.generate.clusters import picker_cluster, pool_cluster
+from pointsman.xds.generate.endpoints import group_part, load_assignment
+from pointsman.xds.generate.listeners import listener_name, listener_resource
+from pointsman.xds.generate.options import BuildOptions
+from pointsman.xds.generate.routes import clusters_of, route_config, route_config_name
+from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, Resources, by_name, make_resource
+
+__all__ = ["BuildCache", "BuildOptions", "build_resources"]
+
+T = TypeVar("T")
+
+
+class BuildCache:
+    """What the previous build made, by what it was made from.
+
+    Parts of the Plan are compared by value, with identity as the short cut, so that a Plan that shares what did not
+    change costs next to nothing. Entries that a build did not use are forgotten at its end: the cache is as large as
+    one gateway's resources.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, tuple[object, object]] = {}
+        self._used: dict[Hashable, tuple[object, object]] = {}
+        self.misses = 0
+
+    def get(self, key: Hashable, inputs: object, make: Callable[[], T]) -> T:
+        """The value made from equal `inputs` before, else a new one. `key` fixes the type of the value."""
+        entry = self._entries.get(key)
+        if entry is None or (entry[0] is not inputs and entry[0] != inputs):
+            self.misses += 1
+            entry = (inputs, make())
+        self._used[key] = entry
+        value: T = entry[1]  # type: ignore[assignment]  # an earlier `make` for this key put it there
+        return value
+
+    def finish(self) -> None:
+        """End a build: forget what it did not use."""
+        self._entries, self._used = self._used, {}
+
+
+def build_resources(
+    gateway: Gateway, options: BuildOptions, *, sites: Iterable[Site] = (), cache: BuildCache | None = None
+) -> Resources:
+    """All resources of one gateway: type URL → name → resource, sorted by name.
+
+    `sites` give the localities their region and zone (a site that is not listed is its own region). With a `cache`
+    (one per gateway) the result is the same and costs only what changed since the last call.
+    """
+    memory = cache if cache is not None else BuildCache()
+    known = {site.name: site for site in sites}
+    picker = memory.get((CLUSTER,), options, partial(_picker, options))
+    pools = gateway.pools
+    listeners = gateway.listeners
+    resources = {
+        CLUSTER: by_name([picker, *(_cluster(pool, options, memory) for pool in pools)]),
+        ENDPOINT: by_name([_assignment(pool, known, memory) for pool in pools]),
+        LISTENER: by_name([_listener(gateway, listener, options, memory) for listener in listeners]),
+        ROUTE: by_name([_routes(gateway, listener, options, memory) for listener in listeners]),
+    }
+    memory.finish()
+    return resources
+
+
+def _picker(options: BuildOptions) -> Resource:
+    return make_resource(CLUSTER, wire.PICKER_CLUSTER, picker_cluster(options))
+
+
+def _cluster(pool: Pool, options: BuildOptions, memory: BuildCache) -> Resource:
+    name = pool.cluster_name
+    inputs = (pool.app_protocol, pool.health_path, options)  # no endpoints: their changes leave the cluster alone
+    return memory.get(
+        (CLUSTER, name),
+        inputs,
+        lambda: make_resource(CLUSTER, name, pool_cluster(pool, options), [(ENDPOINT, name)]),
+    )
+
+
+def _assignment(pool: Pool, sites: dict[str, Site], memory: BuildCache) -> Resource:
+    name = pool.cluster_name
+
+    def encode(group: SiteGroup, priority: int) -> bytes:
+        inputs = (group, priority, sites.get(group.site))
+        return memory.get((ENDPOINT, name, group.site), inputs, lambda: group_part(group, priority, sites))
+
+    body = load_assignment(pool, encode)
+    return memory.get((ENDPOINT, name), body, lambda: make_resource(ENDPOINT, name, body))
+
+
+def _listener(gateway: Gateway, listener: Listener, options: BuildOptions, memory: BuildCache) -> Resource:
+    name = listener_name(gateway, listener)
+    inputs = (listener.address, listener.port, options)  # no rules: a weight change must never touch a listener
+    return memory.get(
+        (LISTENER, name),
+        inputs,
+        lambda: make_resource(
+            LISTENER,
+            name,
+            listener_resource(gateway, listener, options),
+            [(ROUTE, route_config_name(gateway, listener)), (CLUSTER, wire.PICKER_CLUSTER)],
+        ),
+    )
+
+
+def _routes(gateway: Gateway, listener: Listener, options: BuildOptions, memory: BuildCache) -> Resource:
+    name = route_config_name(gateway, listener)
+    inputs = (listener.hosts, tuple((pool.name, pool.failure_mode) for pool in gateway.pools), options)
+    return memory.get(
+        (ROUTE, name),
+        inputs,
+        lambda: make_resource(
+            ROUTE,
+            name,
+            route_config(gateway, listener, options),
+            [(CLUSTER, cluster) for cluster in clusters_of(listener)],
+        ),
+    )

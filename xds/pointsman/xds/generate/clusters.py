@@ -1,0 +1,195 @@
+"""One EDS cluster per pool, and the cluster that reaches the picker (design D4-D7)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
+from envoy.config.core.v3 import health_check_pb2, protocol_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.load_balancing_policies.common.v3 import common_pb2
+from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
+from envoy.extensions.load_balancing_policies.override_host.v3 import override_host_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.type.v3 import percent_pb2, range_pb2
+from google.protobuf import any_pb2, wrappers_pb2
+
+from pointsman.core import wire
+from pointsman.core.model import AppProtocol, Pool
+from pointsman.xds.generate.options import BuildOptions
+from pointsman.xds.generate.pieces import ads, any_of, extension, is_ip, metadata_key, ms, socket, u32
+
+HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+_SELECTED_HOST_KEY_TAG: Final = b"\x12"
+"""Wire tag of `OverrideHost.selected_host_key` (field 2, length-delimited). Envoy 1.40 knows the field, xds-protos 1.85
+does not yet; a field that a message type does not know is kept and sent as it came."""
+
+
+def pool_cluster(pool: Pool, options: BuildOptions) -> cluster_pb2.Cluster:
+    """The cluster of a pool: endpoints by EDS, the picker's choice first, least request as the fallback."""
+    cluster = cluster_pb2.Cluster(
+        name=pool.cluster_name,
+        type=cluster_pb2.Cluster.EDS,
+        eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(eds_config=ads(options.initial_fetch_timeout_ms)),
+        connect_timeout=ms(options.connect_timeout_ms),
+        # The control plane's word is final: an endpoint that left EDS gets no new requests even if its probe is fine.
+        ignore_health_on_host_removal=True,
+        common_lb_config=cluster_pb2.Cluster.CommonLbConfig(
+            healthy_panic_threshold=percent_pb2.Percent(value=0.0),
+            update_merge_window=ms(0),
+        ),
+    )
+    policy = cluster.load_balancing_policy.policies.add()
+    policy.typed_extension_config.CopyFrom(extension("envoy.load_balancing_policies.override_host", _override_host()))
+    cluster.health_checks.append(_health_check(pool, options))
+    cluster.outlier_detection.CopyFrom(_outlier_detection(options))
+    cluster.circuit_breakers.CopyFrom(_breakers(options.max_connections, options))
+    cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_upstream_protocol(pool.app_protocol, options))
+    return cluster
+
+
+def picker_cluster(options: BuildOptions) -> cluster_pb2.Cluster:
+    """The cluster of ext_proc and ALS: HTTP/2, its own breakers, pings that notice a dead peer."""
+    name = wire.PICKER_CLUSTER
+    cluster = cluster_pb2.Cluster(
+        name=name,
+        type=cluster_pb2.Cluster.STATIC if is_ip(options.picker_address) else cluster_pb2.Cluster.STRICT_DNS,
+        connect_timeout=ms(options.connect_timeout_ms),
+        circuit_breakers=_breakers(options.picker_max_requests, options),
+        common_lb_config=cluster_pb2.Cluster.CommonLbConfig(healthy_panic_threshold=percent_pb2.Percent(value=0.0)),
+        load_assignment=endpoint_pb2.ClusterLoadAssignment(cluster_name=name),
+    )
+    cluster.load_assignment.endpoints.add().lb_endpoints.add(
+        endpoint=endpoint_components_pb2.Endpoint(address=socket(options.picker_address, options.picker_port))
+    )
+    if options.picker_health_check:
+        check = cluster.health_checks.add(grpc_health_check=health_check_pb2.HealthCheck.GrpcHealthCheck())
+        _probe_times(check, options)
+    cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(
+        any_of(
+            http_protocol_options_pb2.HttpProtocolOptions(
+                explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
+                    http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
+                        connection_keepalive=_keepalive(),
+                        initial_stream_window_size=u32(options.http2_window_bytes),
+                        initial_connection_window_size=u32(options.http2_connection_window_bytes),
+                    )
+                )
+            )
+        )
+    )
+    return cluster
+
+
+def _override_host() -> override_host_pb2.OverrideHost:
+    """Endpoints from the pick's metadata, in order; the one that served is noted for the access log."""
+    fallback = least_request_pb2.LeastRequest(
+        choice_count=u32(2),
+        locality_lb_config=common_pb2.LocalityLbConfig(
+            locality_weighted_lb_config=common_pb2.LocalityLbConfig.LocalityWeightedLbConfig()
+        ),
+    )
+    policy = override_host_pb2.OverrideHost()
+    policy.override_host_sources.add(metadata=metadata_key(wire.LB_NAMESPACE, wire.DESTINATION_KEY))
+    policy.fallback_policy.policies.add(
+        typed_extension_config=extension("envoy.load_balancing_policies.least_request", fallback)
+    )
+    served = metadata_key(wire.LB_NAMESPACE, wire.SERVED_KEY).SerializeToString(deterministic=True)
+    policy.MergeFromString(_SELECTED_HOST_KEY_TAG + bytes([len(served)]) + served)
+    return policy
+
+
+def _health_check(pool: Pool, options: BuildOptions) -> health_check_pb2.HealthCheck:
+    check = health_check_pb2.HealthCheck()
+    _probe_times(check, options)
+    # Cluster names hold a slash, which is no host name; Envoy would send it as one.
+    host = ".".join(reversed(pool.name.split("/")))
+    if pool.app_protocol is AppProtocol.H2C:
+        check.grpc_health_check.authority = host
+    else:
+        check.http_health_check.host = host
+        check.http_health_check.path = pool.health_path
+        # Other bad answers count towards the threshold; without this list a single 503 would take a host out at once.
+        check.http_health_check.retriable_statuses.add(start=429, end=430)
+        check.http_health_check.retriable_statuses.add(start=500, end=600)
+        check.http_health_check.expected_statuses.append(range_pb2.Int64Range(start=200, end=300))
+    return check
+
+
+def _probe_times(check: health_check_pb2.HealthCheck, options: BuildOptions) -> None:
+    interval = ms(options.health_interval_ms)
+    check.timeout.CopyFrom(ms(options.health_timeout_ms))
+    check.interval.CopyFrom(interval)
+    check.interval_jitter_percent = 10
+    check.unhealthy_edge_interval.CopyFrom(ms(options.health_edge_interval_ms))
+    check.healthy_edge_interval.CopyFrom(interval)
+    check.unhealthy_interval.CopyFrom(interval)
+    # Envoy probes clusters without traffic once a minute by default: too late for the first request.
+    check.no_traffic_interval.CopyFrom(interval)
+    check.no_traffic_healthy_interval.CopyFrom(interval)
+    check.unhealthy_threshold.value = options.unhealthy_threshold
+    check.healthy_threshold.value = options.healthy_threshold
+    check.reuse_connection.value = True
+
+
+def _outlier_detection(options: BuildOptions) -> outlier_detection_pb2.OutlierDetection:
+    """Consecutive failures and a failure share eject; success-rate statistics do not.
+
+    The success-rate rule would eject a host with 2 % errors among perfect ones, which must not trip.
+    """
+    return outlier_detection_pb2.OutlierDetection(
+        interval=ms(options.ejection_interval_ms),
+        base_ejection_time=ms(options.base_ejection_ms),
+        max_ejection_time=ms(options.max_ejection_ms),
+        # Hosts ejected together shall not come back together.
+        max_ejection_time_jitter=ms(options.ejection_interval_ms),
+        max_ejection_percent=u32(100),
+        consecutive_5xx=u32(5),
+        enforcing_consecutive_5xx=u32(100),
+        consecutive_gateway_failure=u32(3),
+        enforcing_consecutive_gateway_failure=u32(100),
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=u32(2),
+        enforcing_consecutive_local_origin_failure=u32(100),
+        enforcing_success_rate=u32(0),
+        enforcing_local_origin_success_rate=u32(0),
+        failure_percentage_threshold=u32(50),
+        failure_percentage_minimum_hosts=u32(1),
+        failure_percentage_request_volume=u32(10),
+        enforcing_failure_percentage=u32(100),
+        # With the default a host whose probe is fine and whose requests fail is taken back at once, for ever (D6).
+        successful_active_health_check_uneject_host=wrappers_pb2.BoolValue(value=False),
+    )
+
+
+def _breakers(limit: int, options: BuildOptions) -> circuit_breaker_pb2.CircuitBreakers:
+    breakers = circuit_breaker_pb2.CircuitBreakers()
+    breakers.thresholds.add(
+        max_connections=u32(limit),
+        max_pending_requests=u32(limit),
+        max_requests=u32(limit),
+        retry_budget=circuit_breaker_pb2.CircuitBreakers.Thresholds.RetryBudget(
+            budget_percent=percent_pb2.Percent(value=options.retry_budget_percent),
+            min_retry_concurrency=u32(options.retry_min_concurrency),
+        ),
+    )
+    return breakers
+
+
+def _keepalive() -> protocol_pb2.KeepaliveSettings:
+    """Pings that find a dead peer behind a silent network within 13 s; a busy process has 3 s to answer."""
+    return protocol_pb2.KeepaliveSettings(interval=ms(10_000), timeout=ms(3_000))
+
+
+def _upstream_protocol(protocol: AppProtocol, options: BuildOptions) -> any_pb2.Any:
+    message = http_protocol_options_pb2.HttpProtocolOptions()
+    if protocol is AppProtocol.H2C:
+        h2 = message.explicit_http_config.http2_protocol_options
+        h2.connection_keepalive.CopyFrom(_keepalive())
+        h2.initial_stream_window_size.value = options.http2_window_bytes
+        h2.initial_connection_window_size.value = options.http2_connection_window_bytes
+    else:
+        message.explicit_http_config.http_protocol_options.enable_trailers = True
+        message.common_http_protocol_options.idle_timeout.CopyFrom(ms(options.http_idle_timeout_ms))
+    return any_of(message)

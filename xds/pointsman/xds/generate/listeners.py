@@ -1,0 +1,198 @@
+"""Listeners: one HTTP connection manager per port with the one-message profile of design 5.1.
+
+A listener holds nothing that changes while the fleet runs: Envoy drains all connections of a listener that changes, so
+weights, matches and pools live in its route configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.core.v3 import base_pb2, config_source_pb2, grpc_service_pb2, substitution_format_string_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.access_loggers.grpc.v3 import als_pb2
+from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
+from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
+from envoy.type.matcher.v3 import string_pb2
+from envoy.type.v3 import http_status_pb2
+from google.protobuf import struct_pb2
+
+from pointsman.core import wire
+from pointsman.core.model import Gateway, Listener
+from pointsman.xds.generate.options import BuildOptions
+from pointsman.xds.generate.pieces import ads, any_of, boolean, extension, ms, socket, u32
+from pointsman.xds.generate.routes import BUFFER, EXT_PROC, route_config_name
+
+HCM: Final = "envoy.filters.network.http_connection_manager"
+ROUTER: Final = "envoy.filters.http.router"
+
+OWN_FLAGS: Final = ("UH", "UF", "UO", "NR", "URX", "NC", "UT", "DC", "UC", "UR", "DPE", "SI", "DT", "OM")
+"""Response flags of answers that Envoy itself gives because no upstream did: no healthy host, connection failure,
+overflow, no route, retries spent, no cluster, timeouts, resets, protocol error, overload."""
+
+
+def listener_name(gateway: Gateway, listener: Listener) -> str:
+    """Name of a listener resource."""
+    return f"{gateway.name}/{listener.name}"
+
+
+def listener_resource(gateway: Gateway, listener: Listener, options: BuildOptions) -> listener_pb2.Listener:
+    """The listener of one port."""
+    message = listener_pb2.Listener(
+        name=listener_name(gateway, listener),
+        address=socket(listener.address, listener.port),
+        stat_prefix=listener.name,
+    )
+    manager = http_manager(gateway, listener, options)
+    message.filter_chains.add().filters.add(name=HCM, typed_config=any_of(manager))
+    return message
+
+
+def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) -> hcm.HttpConnectionManager:
+    """ext_proc → buffer → router, routes over ADS, access log to the picker."""
+    manager = hcm.HttpConnectionManager(
+        stat_prefix=listener.name,
+        codec_type=hcm.HttpConnectionManager.AUTO,
+        rds=hcm.Rds(
+            config_source=ads(options.initial_fetch_timeout_ms), route_config_name=route_config_name(gateway, listener)
+        ),
+        use_remote_address=boolean(True),
+        normalize_path=boolean(True),
+        merge_slashes=True,
+        stream_idle_timeout=ms(options.stream_idle_timeout_ms),
+        # A client that sends its headers byte by byte holds a connection no longer than this.
+        request_headers_timeout=ms(10_000),
+    )
+    manager.http_protocol_options.enable_trailers = True
+    h2 = manager.http2_protocol_options
+    h2.max_concurrent_streams.value = options.max_concurrent_streams
+    h2.initial_stream_window_size.value = options.http2_window_bytes
+    h2.initial_connection_window_size.value = options.http2_connection_window_bytes
+    manager.early_header_mutation_extensions.append(
+        extension("envoy.http.early_header_mutation.header_mutation", _strip_destination())
+    )
+    manager.http_filters.add(name=EXT_PROC, typed_config=any_of(_ext_proc(options)))
+    manager.http_filters.add(
+        name=BUFFER, typed_config=any_of(buffer_pb2.Buffer(max_request_bytes=u32(options.max_prompt_bytes)))
+    )
+    manager.http_filters.add(name=ROUTER, typed_config=any_of(router_pb2.Router()))
+    manager.access_log.append(_access_log(options))
+    manager.access_log_options.access_log_flush_interval.CopyFrom(ms(options.access_log_flush_interval_ms))
+    manager.local_reply_config.CopyFrom(_local_replies())
+    return manager
+
+
+def _picker_service() -> grpc_service_pb2.GrpcService:
+    service = grpc_service_pb2.GrpcService()
+    service.envoy_grpc.cluster_name = wire.PICKER_CLUSTER
+    service.envoy_grpc.authority = wire.PICKER_CLUSTER
+    return service
+
+
+def _strip_destination() -> header_mutation_pb2.HeaderMutation:
+    """A client must not choose its endpoint: the headers of the picker protocol are removed before anything reads
+    them."""
+    mutation = header_mutation_pb2.HeaderMutation()
+    for name in (wire.DESTINATION_KEY, wire.SERVED_KEY, wire.SUBSET_KEY):
+        mutation.mutations.add(remove=name)
+    return mutation
+
+
+def _ext_proc(options: BuildOptions) -> ext_proc_pb2.ExternalProcessor:
+    """One message with the buffered body out, one with the pick back; the stream ends then."""
+    mode = processing_mode_pb2.ProcessingMode
+    processor = ext_proc_pb2.ExternalProcessor(
+        grpc_service=_picker_service(),
+        # Pools that must fail closed say so on their arm of the route.
+        failure_mode_allow=True,
+        status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
+        processing_mode=mode(
+            request_header_mode=mode.SKIP,
+            response_header_mode=mode.SKIP,
+            request_body_mode=mode.BUFFERED_PARTIAL,
+            response_body_mode=mode.NONE,
+            request_trailer_mode=mode.SKIP,
+            response_trailer_mode=mode.SKIP,
+        ),
+        request_attributes=wire.REQUEST_ATTRIBUTES,
+        message_timeout=ms(options.message_timeout_ms),
+        # The arm of the split is chosen before the pick and must stay what it is.
+        route_cache_action=ext_proc_pb2.ExternalProcessor.RETAIN,
+        stat_prefix="picker",
+    )
+    processor.metadata_options.receiving_namespaces.untyped.extend((wire.LB_NAMESPACE, wire.PICK_NAMESPACE))
+    return processor
+
+
+def _access_log(options: BuildOptions) -> accesslog_pb2.AccessLog:
+    """Outcome of every request, with the pick it belongs to and the time of the first byte (design D3)."""
+    config = als_pb2.HttpGrpcAccessLogConfig()
+    common = config.common_config
+    common.log_name = wire.ALS_LOG_NAME
+    common.transport_api_version = config_source_pb2.V3
+    common.buffer_flush_interval.CopyFrom(ms(options.als_flush_ms))
+    common.grpc_service.CopyFrom(_picker_service())
+    common.custom_tags.add(tag=wire.TAG_TTFT, value=wire.TTFT_FORMAT)
+    common.custom_tags.add(tag=wire.TAG_PICK, value=wire.PICK_FORMAT)
+    return accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=any_of(config))
+
+
+def _local_replies() -> hcm.LocalReplyConfig:
+    """Answers that Envoy gives by itself say why, and look like an OpenAI error to clients that are not gRPC.
+
+    Answers of the picker and of direct responses bring their own reason and body, which are kept.
+    """
+    config = hcm.LocalReplyConfig()
+    for own_body in (True, False):
+        mapper = config.mappers.add()
+        condition = accesslog_pb2.AccessLogFilter()
+        if own_body:
+            both = condition.and_filter.filters
+            both.add().header_filter.header.CopyFrom(
+                route_components_pb2.HeaderMatcher(
+                    name="content-type",
+                    string_match=string_pb2.StringMatcher(prefix="application/grpc"),
+                    invert_match=True,
+                )
+            )
+            either = both.add().or_filter.filters
+            either.add().response_flag_filter.flags.extend(OWN_FLAGS)
+            either.add().status_code_filter.CopyFrom(_status_is(413))
+            mapper.body_format_override.CopyFrom(_openai_error())
+        else:
+            condition.status_code_filter.CopyFrom(_status_at_least(400))
+        mapper.filter.CopyFrom(condition)
+        mapper.headers_to_add.add(
+            header=base_pb2.HeaderValue(key=wire.REASON_HEADER, value="%RESPONSE_CODE_DETAILS%"),
+            append_action=base_pb2.HeaderValueOption.ADD_IF_ABSENT,
+        )
+    return config
+
+
+def _status_at_least(status: int) -> accesslog_pb2.StatusCodeFilter:
+    comparison = accesslog_pb2.ComparisonFilter(op=accesslog_pb2.ComparisonFilter.GE)
+    comparison.value.default_value = status
+    comparison.value.runtime_key = "pointsman.local_reply_min_status"
+    return accesslog_pb2.StatusCodeFilter(comparison=comparison)
+
+
+def _status_is(status: int) -> accesslog_pb2.StatusCodeFilter:
+    comparison = accesslog_pb2.ComparisonFilter(op=accesslog_pb2.ComparisonFilter.EQ)
+    comparison.value.default_value = status
+    comparison.value.runtime_key = f"pointsman.local_reply_status_{status}"
+    return accesslog_pb2.StatusCodeFilter(comparison=comparison)
+
+
+def _openai_error() -> substitution_format_string_pb2.SubstitutionFormatString:
+    text = struct_pb2.Value(string_value="%LOCAL_REPLY_BODY%")
+    kind = struct_pb2.Value(string_value="gateway_error")
+    null = struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+    code = struct_pb2.Value(string_value="%RESPONSE_CODE%")
+    error = struct_pb2.Struct(fields={"message": text, "type": kind, "param": null, "code": code})
+    body = struct_pb2.Struct(fields={"error": struct_pb2.Value(struct_value=error)})
+    return substitution_format_string_pb2.SubstitutionFormatString(json_format=body)

@@ -1,0 +1,95 @@
+"""Every number that the control plane writes into Envoy's configuration, with the reason for its value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pointsman.core import wire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """Settings of the generated Envoy configuration. Times are milliseconds, sizes are bytes.
+
+    Picker:
+        `picker_address`, `picker_port`: where ext_proc and ALS are served; a host name is resolved by DNS.
+        `message_timeout_ms`: longest wait for a pick; a frozen picker costs each request this much, then Envoy
+        balances by itself. 200 ms is 100 times a normal pick and a tenth of a usual time to first token.
+        `picker_health_check`: probe the picker by `grpc.health.v1`, so that a frozen one costs nothing after ~1 s.
+        Only for pickers that serve it.
+        `picker_max_requests`: Envoy's default breaker (1,024) overflows under load; 40,000 streams are more than one
+        picker can serve, so that the picker and not the breaker sets the limit.
+
+    Requests:
+        `max_prompt_bytes`: largest body, past it the answer is 413.
+        `max_connections`: breaker of a pool (connections, pending and running requests); admission is the picker's
+        work, so this only guards Envoy's own memory.
+        `num_retries`: tries after the first one. The picker lists more endpoints than that.
+        `retry_on_reset`: also retry when the endpoint died after it got the request but before it answered. A
+        completion is computed twice then, which costs GPU time but no correctness. Without it a crash is seen by
+        every request that waits for its first token.
+        `retry_budget_percent`, `retry_min_concurrency`: retries allowed in relation to running requests. A dying site
+        takes all its requests at once and each must get its retry; outlier detection ends the storm after two to five
+        failures per endpoint (the default of 3 retries gave 13 visible failures of 16).
+        `per_try_idle_timeout_ms`: 0 is off. A try without a byte for this long is given up; answers that are not
+        streamed send no byte until they are complete, so there is no safe general value.
+        `connect_timeout_ms`: a lost SYN is sent again after 1 s; another endpoint is faster than that wait, and the
+        farthest site is some 250 ms away.
+
+    Health:
+        `health_interval_ms`, `health_timeout_ms`, `health_edge_interval_ms`, `unhealthy_threshold`: a black hole is
+        found after at most 400 + 600 + 100 + 600 = 1,700 ms (2 s required), a crash after 500 ms (1 s required), and
+        300 ms of extra delay, or a model server busy for half a second, never trips.
+        `healthy_threshold`: two good probes in a row before a failed endpoint is used again.
+        `ejection_interval_ms`: how often failure rates are judged and ejections end.
+        `base_ejection_ms`, `max_ejection_ms`: first and longest time out; a model server restarts in minutes, a
+        network blip ends in seconds.
+        `http_idle_timeout_ms`: below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection, so that
+        Envoy never sends a request into a closing one.
+
+    Feedback:
+        `als_flush_ms`: how long finished requests wait for others before they are reported to the picker.
+        `access_log_flush_interval_ms`: how often a request that still runs is reported.
+
+    Rest:
+        `initial_fetch_timeout_ms`: how long Envoy waits for an assignment or a route configuration before it goes on
+        without (Envoy's own default, written out because a longer wait would let one bad resource hold up the rest).
+        `stream_idle_timeout_ms`: for requests that match no rule.
+        `max_concurrent_streams`: HTTP/2 streams of one client connection.
+        `http2_window_bytes`, `http2_connection_window_bytes`: flow-control windows, large enough for a prompt to
+        arrive in few round trips, small enough that one client holds no more than this in Envoy's memory.
+    """
+
+    picker_address: str = "127.0.0.1"
+    picker_port: int = 9002
+    message_timeout_ms: int = 200
+    picker_health_check: bool = False
+    picker_max_requests: int = 40_000
+
+    max_prompt_bytes: int = wire.MAX_PROMPT_BYTES
+    max_connections: int = 40_000
+    num_retries: int = 2
+    retry_on_reset: bool = True
+    retry_budget_percent: float = 100.0
+    retry_min_concurrency: int = 50
+    per_try_idle_timeout_ms: int = 0
+    connect_timeout_ms: int = 500
+
+    health_interval_ms: int = 400
+    health_timeout_ms: int = 600
+    health_edge_interval_ms: int = 100
+    unhealthy_threshold: int = 2
+    healthy_threshold: int = 2
+    ejection_interval_ms: int = 1_000
+    base_ejection_ms: int = 5_000
+    max_ejection_ms: int = 60_000
+    http_idle_timeout_ms: int = 4_000
+
+    als_flush_ms: int = 50
+    access_log_flush_interval_ms: int = 1_000
+
+    initial_fetch_timeout_ms: int = 15_000
+    stream_idle_timeout_ms: int = 300_000
+    max_concurrent_streams: int = 1_024
+    http2_window_bytes: int = 1024 * 1024
+    http2_connection_window_bytes: int = 16 * 1024 * 1024
