@@ -122,6 +122,7 @@ class Pool:
     failure_mode: FailureMode = FailureMode.FAIL_OPEN
     groups: tuple[SiteGroup, ...] = ()
     health_path: str = "/health"
+    model: str = ""  # what the endpoints serve, "" when it is not said
 
     @property
     def cluster_name(self) -> str:

@@ -1,0 +1,5 @@
+"""Manifests to the Plan, by the rules of Gateway API: `compile_plan(manifests)`."""
+
+from pointsman.core.compile.plan import compile_plan
+
+__all__ = ["compile_plan"]

@@ -1,0 +1,72 @@
+"""Manifests to the Plan. Pure: equal manifests make equal plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pointsman.core.compile.hosts import virtual_hosts
+from pointsman.core.compile.pools import compile_pool, compile_site, site_order
+from pointsman.core.compile.precedence import RankedRule
+from pointsman.core.compile.rules import ranked_rules
+from pointsman.core.config.attachment import listeners_of
+from pointsman.core.config.check_pools import pool_key
+from pointsman.core.config.gateway_kinds import Gateway as GatewayManifest
+from pointsman.core.config.manifests import Manifests
+from pointsman.core.config.pool_kinds import EndpointSlice
+from pointsman.core.config.route_kinds import Route
+from pointsman.core.model import Endpoint, Gateway, Listener, Plan, Pool
+
+
+def compile_plan(manifests: Manifests) -> Plan:
+    """The whole fleet as the manifests describe it.
+
+    `Plan.pools` holds every pool with all sites at priority 0; each gateway has the pools its rules name, arms of
+    weight 0 included, with the priorities seen from its own site.
+    """
+    routes = manifests.routes()
+    ranked = {f"{route.kind}/{route.key}": ranked_rules(route) for route in routes}
+    everywhere = site_order("", manifests.sites)
+    return Plan(
+        gateways=tuple(_gateway(gateway, manifests, routes, ranked) for gateway in manifests.gateways),
+        sites=tuple(compile_site(site) for site in manifests.sites),
+        pools=_pools({pool.key for pool in manifests.pools}, manifests, everywhere),
+    )
+
+
+def _gateway(
+    gateway: GatewayManifest,
+    manifests: Manifests,
+    routes: Iterable[Route],
+    ranked: dict[str, tuple[RankedRule, ...]],
+) -> Gateway:
+    ours = [route for route in routes if listeners_of(gateway, route)]
+    used = {arm.pool for route in ours for one in ranked[f"{route.kind}/{route.key}"] for arm in one.rule.arms}
+    return Gateway(
+        name=gateway.key,
+        site=gateway.site,
+        listeners=_listeners(gateway, ours, ranked),
+        pools=_pools(used, manifests, site_order(gateway.site, manifests.sites)),
+    )
+
+
+def _listeners(
+    gateway: GatewayManifest, routes: list[Route], ranked: dict[str, tuple[RankedRule, ...]]
+) -> tuple[Listener, ...]:
+    """One listener for each address and port. The name says no more, so that it outlives changes of hosts and routes."""
+    found = []
+    for port in sorted({listener.port for listener in gateway.spec.listeners}):
+        hosts = virtual_hosts(gateway, port, routes, ranked)
+        for address in sorted(gateway.addresses):
+            place = Endpoint(name="", address=address, port=port, site="").key
+            found.append(Listener(name=place, address=address, port=port, hosts=hosts))
+    return tuple(sorted(found, key=lambda listener: listener.name))
+
+
+def _pools(names: set[str], manifests: Manifests, order: dict[str, int]) -> tuple[Pool, ...]:
+    sites = {site.name: site for site in manifests.sites}
+    slices: dict[str, list[EndpointSlice]] = {}
+    for one in manifests.endpoint_slices:
+        slices.setdefault(pool_key(one), []).append(one)
+    return tuple(
+        compile_pool(pool, slices.get(pool.key, []), sites, order) for pool in manifests.pools if pool.key in names
+    )

@@ -1,0 +1,118 @@
+"""Sites, pools and their endpoints, with priorities as seen from a site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pointsman.core.config import meta
+from pointsman.core.config.check_pools import SERVICE_LABEL, slice_ports
+from pointsman.core.config.pool_kinds import EndpointConditions, EndpointSlice, InferencePool, SliceEndpoint
+from pointsman.core.config.pool_kinds import Site as SiteManifest
+from pointsman.core.config.syntax import canonical_ip
+from pointsman.core.model import AppProtocol, Endpoint, FailureMode, Health, Locality, Pool, Site, SiteGroup
+
+ZONE_LABEL = "topology.kubernetes.io/zone"
+_PLUMBING = frozenset({meta.POOL, meta.SITE, SERVICE_LABEL, "endpointslice.kubernetes.io/managed-by"})
+"""Labels of a slice that say nothing about its endpoints."""
+
+
+def compile_site(manifest: SiteManifest) -> Site:
+    """A Site as the plan has it."""
+    spec = manifest.spec
+    return Site(
+        name=manifest.name,
+        locality=Locality(region=spec.locality.region, zone=spec.locality.zone, sub_zone=spec.locality.sub_zone),
+        labels=tuple(sorted(manifest.metadata.labels.items())),
+        jurisdictions=frozenset(spec.jurisdictions),
+        usd_per_gpu_hour=spec.cost.usd_per_gpu_hour,
+        max_concurrent=spec.capacity.max_concurrent,
+        draining=_draining(manifest),
+    )
+
+
+def site_order(site: str, sites: Iterable[SiteManifest]) -> dict[str, int]:
+    """Rank of every site as seen from `site`: itself 0, then by round-trip time, then those without one, by name.
+
+    A time that only the other end declares holds in both directions. Without a site all ranks are 0: nobody is near.
+    """
+    known = {one.name: one for one in sites}
+    if site not in known:
+        return dict.fromkeys(known, 0)
+
+    def distance(other: str) -> tuple[bool, float, str]:
+        rtt_ms = known[site].spec.rtt_ms.get(other, known[other].spec.rtt_ms.get(site))
+        return rtt_ms is None, rtt_ms or 0.0, other
+
+    others = sorted((name for name in known if name != site), key=distance)
+    return {name: rank for rank, name in enumerate([site, *others])}
+
+
+def compile_pool(
+    manifest: InferencePool,
+    slices: Iterable[EndpointSlice],
+    sites: Mapping[str, SiteManifest],
+    order: Mapping[str, int],
+) -> Pool:
+    """A pool with the endpoints of its `slices` grouped by site; `order` gives the sites' ranks.
+
+    Priorities have no gaps (Envoy wants it): a site without endpoints of this pool is passed over.
+    """
+    by_site: dict[str, list[Endpoint]] = {}
+    for one in slices:
+        by_site.setdefault(one.site, []).extend(_endpoints(one, manifest, sites[one.site]))
+    filled = sorted((order[site], site) for site, endpoints in by_site.items() if endpoints)
+    ranks = {rank: priority for priority, rank in enumerate(sorted({rank for rank, _ in filled}))}
+    ref = manifest.spec.endpoint_picker_ref
+    return Pool(
+        name=manifest.key,
+        app_protocol=AppProtocol(manifest.spec.app_protocol),
+        failure_mode=FailureMode(ref.failure_mode) if ref else FailureMode.FAIL_OPEN,
+        groups=tuple(_group(ranks[rank], sites[site], by_site[site]) for rank, site in filled),
+        health_path=manifest.metadata.annotations.get(meta.HEALTH_PATH, "/health"),
+        model=manifest.metadata.annotations.get(meta.MODEL, ""),
+    )
+
+
+def _group(priority: int, site: SiteManifest, endpoints: list[Endpoint]) -> SiteGroup:
+    """Between sites of one priority every endpoint counts the same, unless the sites say their capacity."""
+    return SiteGroup(
+        site=site.name,
+        priority=priority,
+        weight=site.spec.capacity.weight or len(endpoints),
+        endpoints=tuple(sorted(endpoints, key=lambda endpoint: (endpoint.name, endpoint.key))),
+    )
+
+
+def _endpoints(manifest: EndpointSlice, pool: InferencePool, site: SiteManifest) -> Iterable[Endpoint]:
+    ports = slice_ports(manifest, pool)
+    for index, one in enumerate(manifest.endpoints):
+        name = one.target_ref.name or one.hostname or f"{manifest.name}-{index}"
+        for port in ports:
+            yield Endpoint(
+                name=name if len(ports) == 1 else f"{name}-{port}",
+                address=canonical_ip(one.addresses[0]) or one.addresses[0],
+                port=port,
+                site=site.name,
+                health=_health(one.conditions, site_drains=_draining(site)),
+                labels=_labels(manifest, one),
+            )
+
+
+def _health(conditions: EndpointConditions, *, site_drains: bool) -> Health:
+    """Terminating pods are not ready by definition, but serve what they have; `serving: false` says they don't."""
+    if conditions.terminating:
+        return Health.UNHEALTHY if conditions.serving is False else Health.DRAINING
+    if conditions.ready is False:
+        return Health.UNHEALTHY
+    return Health.DRAINING if site_drains else Health.UNKNOWN
+
+
+def _labels(manifest: EndpointSlice, endpoint: SliceEndpoint) -> tuple[tuple[str, str], ...]:
+    labels = {key: value for key, value in manifest.metadata.labels.items() if key not in _PLUMBING}
+    if endpoint.zone:
+        labels[ZONE_LABEL] = endpoint.zone
+    return tuple(sorted(labels.items()))
+
+
+def _draining(site: SiteManifest) -> bool:
+    return site.spec.state in {"Draining", "Evacuated"}

@@ -1,0 +1,9 @@
+"""Manifests from a folder: read, validated as a whole, watched.
+
+`load(folder)` gives `Manifests` or raises `ConfigError` with every problem; `ConfigWatcher` calls back on each change.
+"""
+
+from pointsman.core.config.load import load
+from pointsman.core.config.manifests import Ignored, Manifests
+
+__all__ = ["Ignored", "Manifests", "load"]

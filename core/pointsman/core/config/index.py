@@ -1,0 +1,107 @@
+"""All objects of a folder with the places they came from, for rules that reach across manifests."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pointsman.core.config.document import Document, Path, shown
+from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
+from pointsman.core.config.meta import Resource
+from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
+from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
+from pointsman.core.errors import Problem
+
+R = TypeVar("R", bound=Resource)
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[R]):
+    """An object and the manifest it was read from."""
+
+    object: R
+    document: Document
+
+    def problem(self, path: Path, what: str, mend: str = "") -> Problem:
+        """A problem with a field of the object."""
+        return self.document.problem(path, what, mend)
+
+    def place(self, path: Path = ()) -> str:
+        """`file:line` of a field."""
+        return self.document.place(path)
+
+
+@dataclass(slots=True)
+class Index:
+    """Objects by key, in the order of their keys.
+
+    `broken` holds (kind, key) of manifests that were refused: references to them are not reported a second time.
+    """
+
+    classes: dict[str, Item[GatewayClass]] = field(default_factory=dict)
+    gateways: dict[str, Item[Gateway]] = field(default_factory=dict)
+    http_routes: dict[str, Item[HTTPRoute]] = field(default_factory=dict)
+    grpc_routes: dict[str, Item[GRPCRoute]] = field(default_factory=dict)
+    grants: dict[str, Item[ReferenceGrant]] = field(default_factory=dict)
+    pools: dict[str, Item[InferencePool]] = field(default_factory=dict)
+    slices: dict[str, Item[EndpointSlice]] = field(default_factory=dict)
+    sites: dict[str, Item[Site]] = field(default_factory=dict)
+    broken: set[tuple[str, str]] = field(default_factory=set)
+    foreign_gateways: set[str] = field(default_factory=set)
+
+    def routes(self) -> list[Item[HTTPRoute] | Item[GRPCRoute]]:
+        """The routes of both kinds."""
+        return [*self.http_routes.values(), *self.grpc_routes.values()]
+
+    def is_broken(self, kind: str, key: str) -> bool:
+        """Was a manifest of that kind and key refused?"""
+        return (kind, key) in self.broken
+
+
+def build_index(items: Iterable[Item[Any]], broken: set[tuple[str, str]], problems: list[Problem]) -> Index:
+    """Sort the objects into an index; the second of two with the same kind and key is a problem."""
+    index = Index(broken=broken)
+    for item in sorted(items, key=lambda item: item.object.key):
+        place = item.document
+        match item.object:
+            case GatewayClass() as found:
+                _put(index.classes, Item(found, place), problems)
+            case Gateway() as found:
+                _put(index.gateways, Item(found, place), problems)
+            case HTTPRoute() as found:
+                _put(index.http_routes, Item(found, place), problems)
+            case GRPCRoute() as found:
+                _put(index.grpc_routes, Item(found, place), problems)
+            case ReferenceGrant() as found:
+                _put(index.grants, Item(found, place), problems)
+            case InferencePool() as found:
+                _put(index.pools, Item(found, place), problems)
+            case EndpointSlice() as found:
+                _put(index.slices, Item(found, place), problems)
+            case Site() as found:
+                _put(index.sites, Item(found, place), problems)
+            case _:
+                raise TypeError(f"no table for {item.object.kind}")
+    return index
+
+
+def _put(table: dict[str, Item[R]], item: Item[R], problems: list[Problem]) -> None:
+    key = item.object.key
+    if key in table:
+        what = f"{item.object.kind} {key} exists twice"
+        problems.append(item.problem(("metadata", "name"), what, f"the other is at {table[key].place()}"))
+    else:
+        table[key] = item
+
+
+def suggest_key(key: str, known: Iterable[str], kind: str) -> str:
+    """Which existing object of that kind may have been meant."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(key, names, n=1, cutoff=0.6):
+        return f"did you mean {shown(close[0])}?"
+    if not names:
+        return f"there is no {kind} in the folder"
+    few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"there is {few}"
