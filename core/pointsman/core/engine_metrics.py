@@ -164,7 +164,8 @@ def _label(match: re.Match[bytes], name: bytes, default: bytes = b"") -> bytes:
     labels = match["labels"]
     if not labels or name not in labels:
         return default
-    return dict(_LABEL.findall(labels)).get(name, default)
+    found: dict[bytes, bytes] = dict(_LABEL.findall(labels))
+    return found.get(name, default)
 
 
 def _value(match: re.Match[bytes]) -> float | None:

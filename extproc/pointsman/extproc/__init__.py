@@ -1,1 +1,30 @@
-"""The endpoint picker: Envoy ext_proc requests in, ordered endpoint lists out; access logs back in."""
+"""The endpoint picker: which endpoint serves a request, told to Envoy over ext_proc.
+
+    Picker(clock, policy=...)            state and verbs: apply, pick, feedback, signals, explain, stats
+    Scraper(picker, holder).run()        keeps the picker's signals fresh until cancelled
+    add_services(server, picker, reg)    ExternalProcessor and AccessLogService on a grpc.aio server
+
+The way of a request: `server` → `exchange` (protocol) → `request` (body) → `picker`: `filters` → `prefix`, `signals`,
+`cost` → `pick`; its outcome comes back through `feedback` into `inflight`.
+"""
+
+from pointsman.extproc.decision import Decision, PickRequest
+from pointsman.extproc.exchange import Exchange
+from pointsman.extproc.feedback import Feedback
+from pointsman.extproc.pick import PickPolicy
+from pointsman.extproc.picker import Picker, PickerStats
+from pointsman.extproc.scrape import ScrapeOptions, Scraper
+from pointsman.extproc.server import add_services
+
+__all__ = [
+    "Decision",
+    "Exchange",
+    "Feedback",
+    "PickPolicy",
+    "PickRequest",
+    "Picker",
+    "PickerStats",
+    "ScrapeOptions",
+    "Scraper",
+    "add_services",
+]

@@ -1,0 +1,154 @@
+"""The expected price of each candidate for a request, in milliseconds, term by term.
+
+    uncached = max(16, L - cached)                          tokens to prefill
+    own      = p*uncached + a*uncached*(L - uncached/2)     our prefill
+    estimate = 3*RTT + backlog + own + decode_tax + kv_wait
+    score    = estimate + (1 + 4*fleet_backlog/500)*own     the shadow price of capacity
+             + p*(best_cached - cached)                     where warm and cached < best_cached/2
+             + penalty + ramp + degraded + price            0 when unused
+
+Fitted on public traces with a simulator (facts 5.2); to be fitted again on a tuning slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from pointsman.core.model import Health
+from pointsman.extproc.signals import Load
+from pointsman.extproc.table import HEALTH_CODES, EndpointTable, Floats, Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """The constants. Times in ms."""
+
+    rtt_weight: float = 3.0
+    """A placement also fixes the round trips of later turns, so one is counted three times."""
+    min_uncached_tokens: int = 16
+    """Engines cache whole blocks and always compute the last one."""
+    shadow_weight: float = 4.0
+    """How much dearer own work gets as the fleet fills: keeps cold spills from eating the capacity they look for."""
+    shadow_reference_ms: float = 500.0
+    """The backlog at which own work counts six times; the mean prefill of the traces."""
+    stick_weight: float = 1.0
+    """Leaving a warm endpoint costs the prefill that it saves, once more."""
+    warm_tokens: int = 512
+    """Cached tokens from which an endpoint is warm: 34 ms of prefill, more than an unlucky step."""
+    step_tokens: int = 2048
+    """Tokens of a chunked-prefill step (`max_num_batched_tokens` of vLLM): each step pays for the running decodes."""
+    decode_ms_per_request: float = 0.02
+    decode_ms_per_context_token: float = 3.2e-5
+    """What a running decode and each token of its context add to a step (facts 3.1, H100)."""
+    kv_full: float = 0.95
+    """Share of the KV pool from which a prompt waits for others to end."""
+    residence_ms: float = 10_000.0
+    """How long a request keeps its KV: a few hundred tokens at 30 ms each."""
+    degraded_ms: float = 100_000.0
+    """DEGRADED endpoints come after all others, as in Envoy, and still in order of cost."""
+    usd_weight_ms: float = 0.0
+    """Milliseconds that one USD per GPU hour is worth; 0: price plays no part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Terms:
+    """The score of each candidate, split; the columns add up to `total()`."""
+
+    network: Floats
+    backlog: Floats
+    own: Floats
+    decode_tax: Floats
+    kv_wait: Floats
+    shadow: Floats
+    stick: Floats
+    penalty: Floats
+    ramp: Floats
+    degraded: Floats
+    price: Floats
+
+    def total(self) -> Floats:
+        """The score: lower is better."""
+        return (
+            self.network
+            + self.backlog
+            + self.own
+            + self.decode_tax
+            + self.kv_wait
+            + self.shadow
+            + self.stick
+            + self.penalty
+            + self.ramp
+            + self.degraded
+            + self.price
+        )
+
+    def of(self, position: int) -> dict[str, float]:
+        """The terms of one candidate that are not 0, in ms."""
+        found = {f.name: round(float(getattr(self, f.name)[position]), 3) for f in fields(self)}
+        return {name: value for name, value in found.items() if value}
+
+
+def uncached_tokens(model: CostModel, prompt_tokens: int, cached_tokens: Floats) -> Floats:
+    """Tokens that each candidate must prefill."""
+    return np.maximum(float(model.min_uncached_tokens), prompt_tokens - cached_tokens)
+
+
+def own_prefill_ms(table: EndpointTable, rows: Rows, prompt_tokens: int, uncached: Floats) -> Floats:
+    """Our own prefill on each candidate: linear in the new tokens, and attention over what stands before them."""
+    reach = np.maximum(0.0, prompt_tokens - uncached / 2.0)
+    return np.asarray(table.prefill_ms[rows] * uncached + table.attention_ms[rows] * uncached * reach, dtype=np.float64)
+
+
+def score(
+    model: CostModel, table: EndpointTable, rows: Rows, *, load: Load, prompt_tokens: int, cached_tokens: Floats
+) -> Terms:
+    """The terms for a prompt of `prompt_tokens` of which each candidate holds `cached_tokens`.
+
+    A request without a prompt (headers only) has 0 tokens: it is priced by load, network and penalties alone.
+    """
+    zero = np.zeros(len(rows))
+    if prompt_tokens:
+        uncached = uncached_tokens(model, prompt_tokens, cached_tokens)
+        own = own_prefill_ms(table, rows, prompt_tokens, uncached)
+        fleet_backlog_ms = float(load.backlog_ms.mean())
+        shadow = (1.0 + model.shadow_weight * fleet_backlog_ms / model.shadow_reference_ms) * own
+        stick = _stick(model, table, rows, cached_tokens)
+    else:
+        uncached, own, shadow, stick = zero, zero, zero, zero
+    steps = np.ceil((table.pending_tokens[rows] + uncached) / model.step_tokens)
+    step_ms = model.decode_ms_per_request * load.running + model.decode_ms_per_context_token * load.context_tokens
+    degraded = np.where(table.health[rows] == HEALTH_CODES[Health.DEGRADED], model.degraded_ms, 0.0)
+    return Terms(
+        network=model.rtt_weight * load.rtt_ms,
+        backlog=load.backlog_ms,
+        own=own,
+        decode_tax=np.maximum(1.0, steps) * step_ms,
+        kv_wait=_kv_wait(model, load, uncached),
+        shadow=shadow,
+        stick=stick,
+        penalty=load.penalty_ms,
+        ramp=load.ramp_ms,
+        degraded=degraded,
+        price=_price(model, table, rows) if model.usd_weight_ms else zero,
+    )
+
+
+def _stick(model: CostModel, table: EndpointTable, rows: Rows, cached: Floats) -> Floats:
+    best = float(cached.max())
+    if best < model.warm_tokens:
+        return np.zeros(len(rows))
+    return np.where(cached < best / 2.0, model.stick_weight * table.prefill_ms[rows] * (best - cached), 0.0)
+
+
+def _kv_wait(model: CostModel, load: Load, uncached: Floats) -> Floats:
+    """Time until enough KV is free: what is missing over the rate at which requests give theirs back."""
+    room = np.nan_to_num(load.capacity_tokens, nan=np.inf) * model.kv_full
+    missing = np.maximum(0.0, load.kv_tokens + uncached - room)
+    return missing * model.residence_ms / np.maximum(load.kv_tokens, 1.0)
+
+
+def _price(model: CostModel, table: EndpointTable, rows: Rows) -> Floats:
+    usd = table.site_usd[table.site[rows]]
+    return np.asarray(model.usd_weight_ms * (usd - usd.min()), dtype=np.float64)

@@ -1,0 +1,107 @@
+"""The question to the picker and its answer, with everything needed to explain it later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pointsman.extproc.cost import Terms
+from pointsman.extproc.filters import Codes, Filtered
+from pointsman.extproc.request import Body
+from pointsman.extproc.table import Floats
+
+NO_BODY = Body()
+
+UNKNOWN_POOL = "unknown-pool"
+NO_READY_ENDPOINT = "no-ready-endpoint"
+NOT_IN_SUBSET = "no-endpoint-in-subset"
+RESIDENCY = "residency"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickRequest:
+    """Which endpoint of `pool` (an Envoy cluster name) shall serve this?
+
+    `affinity` is the user or session, empty when unknown. `subset`: endpoints (`ip:port`) that the gateway allows,
+    None for all. `residency`: jurisdictions that the request must not leave.
+    """
+
+    pool: str
+    body: Body = NO_BODY
+    request_id: str = ""
+    path: str = ""
+    affinity: str = ""
+    subset: frozenset[str] | None = None
+    residency: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decision:
+    """The answer. `endpoints` is ordered, best first, and empty when there is no pick.
+
+    Without a pick `status` is the HTTP status the client gets for `reason`, or 0 when the proxy may go on without us
+    (it knows a pool that we do not know yet). The rest explains: arrays over `candidates`, codes over `pool_keys`.
+    """
+
+    pool: str
+    endpoints: tuple[str, ...] = ()
+    status: int = 0
+    reason: str = ""
+    pick_id: str = ""
+    request_id: str = ""
+    policy: str = ""
+    at_s: float = 0.0
+    model: str = ""
+    problem: str = ""
+    prompt_tokens: int = 0
+    pool_keys: tuple[str, ...] = ()
+    codes: Codes | None = None
+    cached_tokens: Floats | None = None
+    terms: Terms | None = None
+    scores: Floats | None = None
+
+    @property
+    def destination(self) -> str:
+        """The value for the gateway: `ip:port,ip:port,…`."""
+        return ",".join(self.endpoints)
+
+    def explain(self) -> dict[str, Any]:
+        """The decision as plain data for a human: each candidate with its terms in ms, the others with a reason."""
+        candidates: list[dict[str, Any]] = []
+        filtered: dict[str, str] = {}
+        if self.codes is not None:
+            keys = [key for key, code in zip(self.pool_keys, self.codes, strict=True) if code == Filtered.NO]
+            filtered = {
+                key: Filtered(int(code)).name.lower().replace("_", "-")
+                for key, code in zip(self.pool_keys, self.codes, strict=True)
+                if code != Filtered.NO
+            }
+            for position in self._ranking(len(keys)):
+                candidate: dict[str, Any] = {"endpoint": keys[position]}
+                if self.scores is not None and self.terms is not None and self.cached_tokens is not None:
+                    candidate["score_ms"] = round(float(self.scores[position]), 3)
+                    candidate["cached_tokens"] = int(self.cached_tokens[position])
+                    candidate["terms_ms"] = self.terms.of(position)
+                candidates.append(candidate)
+        return {
+            "pick": self.pick_id,
+            "request_id": self.request_id,
+            "pool": self.pool,
+            "policy": self.policy,
+            "at_s": self.at_s,
+            "model": self.model,
+            "prompt_tokens": self.prompt_tokens,
+            "no_affinity_because": self.problem,
+            "endpoints": list(self.endpoints),
+            "status": self.status,
+            "reason": self.reason,
+            "candidates": candidates,
+            "filtered": filtered,
+        }
+
+    def _ranking(self, count: int) -> list[int]:
+        if self.scores is None:
+            return list(range(count))
+        return [int(position) for position in np.argsort(self.scores, kind="stable")]

@@ -1,0 +1,267 @@
+"""One ext_proc stream as a state machine without I/O: messages in, replies out.
+
+Which profile a peer speaks shows in its first message:
+
+    first message                        profile         replies
+    request_body                         one message     one body reply with the pick, then the stream ends
+    request_headers, no body to come     headers         one headers reply with the pick, then the stream ends
+    request_headers, body buffered       buffered        headers reply at once, body reply with the pick, end
+    request_headers, full duplex         EPP             nothing until the body (or its trailers) ended, then headers
+                                                         with the pick as header and metadata, body, trailers; the
+                                                         response is handed back as it comes
+
+A pool that we do not know (yet) is passed through without a pick, so that the proxy balances by itself; a known pool
+without a ready endpoint is refused. In the first two profiles the outcome comes by the access log, in full duplex by
+the response on this stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from google.protobuf import struct_pb2
+
+from pointsman.core.errors import PeerError
+from pointsman.core.wire import (
+    AFFINITY_HEADER,
+    ATTRIBUTE_AFFINITY,
+    ATTRIBUTE_CLUSTER,
+    ATTRIBUTE_PATH,
+    ATTRIBUTE_REQUEST_ID,
+    LB_NAMESPACE,
+    MAX_PROMPT_BYTES,
+    SERVED_KEY,
+    SUBSET_KEY,
+    SUBSET_NAMESPACE,
+)
+from pointsman.extproc import replies
+from pointsman.extproc.decision import NO_BODY, Decision, PickRequest
+from pointsman.extproc.feedback import Feedback
+from pointsman.extproc.inflight import Account
+from pointsman.extproc.request import Body, read_body
+
+Request = ext_proc.ProcessingRequest
+Response = ext_proc.ProcessingResponse
+
+_MODE = processing_mode_pb2.ProcessingMode
+_BUFFERED_MODES = frozenset({_MODE.BUFFERED, _MODE.BUFFERED_PARTIAL})
+
+
+class Picks(Protocol):
+    """What the exchange needs of the picker."""
+
+    def pick(self, request: PickRequest) -> Decision: ...
+
+    def feedback(self, entry: Feedback) -> Account | None: ...
+
+
+class Phase(Enum):
+    """Where a stream stands."""
+
+    START = auto()
+    AWAIT_BODY = auto()  # buffered profile: headers answered, the body decides
+    COLLECT = auto()  # full duplex: nothing answered until the request is whole
+    RELAY = auto()  # full duplex: picked; the response passes through
+    DONE = auto()  # the shell ends the stream with OK
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the headers and attributes of a stream have told so far."""
+
+    pool: str = ""
+    request_id: str = ""
+    path: str = ""
+    affinity: str = ""
+    subset: frozenset[str] | None = None
+    grpc: bool = False
+
+
+class Exchange:
+    """One stream. `default_pool` is used for peers that do not send the attribute `xds.cluster_name`."""
+
+    def __init__(self, picker: Picks, *, default_pool: str = "", max_body_bytes: int = MAX_PROMPT_BYTES) -> None:
+        self.phase = Phase.START
+        self.decision: Decision | None = None
+        self._picker = picker
+        self._max_body_bytes = max_body_bytes
+        self._seen = _Seen(pool=default_pool)
+        self._chunks: list[bytes] = []
+        self._size_bytes = 0
+        self._duplex_response = False
+        self._status = 0
+        self._answered = False
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing more is to be said; the stream is then closed with status OK."""
+        return self.phase is Phase.DONE
+
+    def receive(self, message: Request) -> list[Response]:
+        """The replies to one message, in order. Raises `PeerError` for a message that has no place here."""
+        self._note(message)
+        kind = message.WhichOneof("request")
+        match (self.phase, kind):
+            case (Phase.START | Phase.AWAIT_BODY, "request_body"):
+                answers = self._body(message.request_body)
+            case (Phase.START, "request_headers"):
+                answers = self._headers(message)
+            case (Phase.COLLECT, "request_body"):
+                answers = self._chunk(message.request_body)
+            case (Phase.COLLECT, "request_trailers"):
+                answers = self._whole(trailers=True)
+            case (Phase.RELAY | Phase.AWAIT_BODY, "request_trailers"):
+                answers = [replies.request_trailers_reply()]
+            case (Phase.RELAY, "response_headers"):
+                answers = self._response_headers(message)
+            case (Phase.RELAY, "response_body"):
+                answers = self._response_body(message.response_body)
+            case (Phase.RELAY, "response_trailers"):
+                self._end()
+                answers = [replies.response_trailers_reply()]
+            case _:
+                raise PeerError(f"ext_proc message {kind or 'without content'} in phase {self.phase.name}")
+        return answers
+
+    def closed(self) -> None:
+        """The peer ended or broke the stream."""
+        if self.phase is Phase.RELAY:
+            self._end(failed=not self._status)
+        self.phase = Phase.DONE
+
+    # Requests
+
+    def _body(self, body: ext_proc.HttpBody) -> list[Response]:
+        decision = self._pick(read_body(body.body, partial=not body.end_of_stream))
+        self.phase = Phase.DONE
+        return [self._refused(decision) or replies.body_reply(decision)]
+
+    def _headers(self, message: Request) -> list[Response]:
+        mode = message.protocol_config.request_body_mode
+        if message.request_headers.end_of_stream or mode not in (_MODE.FULL_DUPLEX_STREAMED, *_BUFFERED_MODES):
+            decision = self._pick(NO_BODY)
+            refused = self._refused(decision)
+            duplex = mode == _MODE.FULL_DUPLEX_STREAMED
+            self.phase = Phase.RELAY if duplex and not refused else Phase.DONE
+            return [refused or replies.headers_reply(decision, with_header=duplex)]
+        if mode == _MODE.FULL_DUPLEX_STREAMED:
+            self._duplex_response = message.protocol_config.response_body_mode == _MODE.FULL_DUPLEX_STREAMED
+            self.phase = Phase.COLLECT
+            return []
+        self.phase = Phase.AWAIT_BODY
+        return [replies.headers_reply()]
+
+    def _chunk(self, body: ext_proc.HttpBody) -> list[Response]:
+        self._chunks.append(body.body)
+        self._size_bytes += len(body.body)
+        if self._size_bytes > self._max_body_bytes:
+            self.phase = Phase.DONE
+            return [replies.refusal(413, "prompt-too-large", grpc=self._seen.grpc)]
+        return self._whole(trailers=False) if body.end_of_stream else []
+
+    def _whole(self, *, trailers: bool) -> list[Response]:
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        decision = self._pick(read_body(body))
+        refused = self._refused(decision)
+        if refused is not None:
+            self.phase = Phase.DONE
+            return [refused]
+        self.phase = Phase.RELAY
+        answer = [replies.headers_reply(decision, with_header=True)]
+        if body or not trailers:
+            answer += replies.streamed_request_body(body, end_of_stream=not trailers)
+        return [*answer, replies.request_trailers_reply()] if trailers else answer
+
+    def _pick(self, body: Body) -> Decision:
+        seen = self._seen
+        self.decision = self._picker.pick(
+            PickRequest(
+                pool=seen.pool,
+                body=body,
+                request_id=seen.request_id,
+                path=seen.path,
+                affinity=seen.affinity,
+                subset=seen.subset,
+            )
+        )
+        return self.decision
+
+    def _refused(self, decision: Decision) -> Response | None:
+        if decision.endpoints or not decision.status:
+            return None
+        return replies.refusal(decision.status, decision.reason, grpc=self._seen.grpc)
+
+    # Responses (full duplex)
+
+    def _response_headers(self, message: Request) -> list[Response]:
+        for header in message.response_headers.headers.headers:
+            if header.key == ":status":
+                text = header.raw_value.decode("latin-1") or header.value
+                self._status = int(text) if text.isdecimal() and len(text) == 3 else 0
+        served = _string(message.metadata_context.filter_metadata.get(LB_NAMESPACE), SERVED_KEY)
+        self._tell(Feedback(pick_id=self._pick_id, ended=False, upstream=served, status=self._status))
+        if message.response_headers.end_of_stream:
+            self._end()
+        return [replies.response_headers_reply()]
+
+    def _response_body(self, body: ext_proc.HttpBody) -> list[Response]:
+        if body.body and not self._answered:
+            self._answered = True
+            # The time is the access log's to tell; here only the fact counts.
+            self._tell(Feedback(pick_id=self._pick_id, ended=False, status=self._status, ttft_ms=0.0))
+        if body.end_of_stream:
+            self._end()
+        return [replies.response_body_reply(body, streamed=self._duplex_response)]
+
+    def _end(self, *, failed: bool = False) -> None:
+        self._tell(Feedback(pick_id=self._pick_id, ended=True, status=self._status, failed=failed))
+        self.phase = Phase.DONE
+
+    @property
+    def _pick_id(self) -> str:
+        return self.decision.pick_id if self.decision is not None else ""
+
+    def _tell(self, entry: Feedback) -> None:
+        if self.decision is not None and self.decision.endpoints:
+            self._picker.feedback(entry)
+
+    # What messages carry beside their content
+
+    def _note(self, message: Request) -> None:
+        seen = self._seen
+        for attributes in message.attributes.values():
+            seen.pool = _string(attributes, ATTRIBUTE_CLUSTER) or seen.pool
+            seen.request_id = _string(attributes, ATTRIBUTE_REQUEST_ID) or seen.request_id
+            seen.path = _string(attributes, ATTRIBUTE_PATH) or seen.path
+            seen.affinity = _string(attributes, ATTRIBUTE_AFFINITY) or seen.affinity
+        if message.HasField("metadata_context"):
+            hint = message.metadata_context.filter_metadata.get(SUBSET_NAMESPACE)
+            if hint is not None and SUBSET_KEY in hint.fields:
+                seen.subset = _subset(hint.fields[SUBSET_KEY])
+        if message.HasField("request_headers"):
+            for header in message.request_headers.headers.headers:
+                value = header.value or header.raw_value.decode("latin-1")
+                match header.key:
+                    case "x-request-id":
+                        seen.request_id = seen.request_id or value
+                    case ":path":
+                        seen.path = seen.path or value
+                    case "content-type":
+                        seen.grpc = value.startswith("application/grpc")
+                    case name if name == AFFINITY_HEADER:
+                        seen.affinity = seen.affinity or value
+
+
+def _string(fields: struct_pb2.Struct | None, name: str) -> str:
+    return fields.fields[name].string_value if fields is not None and name in fields.fields else ""
+
+
+def _subset(hint: struct_pb2.Value) -> frozenset[str]:
+    """The endpoints of a subset hint: a list as the protocol says, or a comma-separated text as some gateways send."""
+    texts = [hint.string_value] if hint.string_value else [value.string_value for value in hint.list_value.values]
+    return frozenset(part.strip() for text in texts for part in text.split(",") if part.strip())

@@ -1,0 +1,108 @@
+"""What became of a pick, read from Envoy's gRPC access log (ALS).
+
+Envoy logs a request when it ends and, with `access_log_flush_interval`, while it runs. The pick id and the time to the
+first body byte are custom tags that our control plane configures (`pointsman.core.wire`). An absent value is `-`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from envoy.config.core.v3 import address_pb2
+from envoy.data.accesslog.v3 import accesslog_pb2
+from envoy.service.accesslog.v3 import als_pb2
+from google.protobuf import duration_pb2
+
+from pointsman.core.wire import TAG_PICK, TAG_TTFT
+
+OVERLOAD_STATUS = frozenset({429, 503})
+"""Answers of an engine that has too much to do."""
+
+BROKEN_STATUS = frozenset({500, 502, 504})
+"""Answers of an engine, or of Envoy on its behalf, that is broken or does not answer."""
+
+_ENDS = frozenset({accesslog_pb2.NotSet, accesslog_pb2.DownstreamEnd})
+_UPSTREAM_FLAGS = (
+    "upstream_connection_failure",
+    "upstream_connection_termination",
+    "upstream_remote_reset",
+    "upstream_request_timeout",
+    "upstream_protocol_error",
+    "upstream_retry_limit_exceeded",
+    "no_healthy_upstream",
+)
+_ABSENT = ("", "-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """One access log entry. `upstream` is the endpoint (`ip:port`) that served or failed last, empty for none.
+
+    `status` 0: no response yet. `ttft_ms` is None until the first body byte. `failed` says that the upstream (not the
+    client) broke the request off; `attempts` counts upstream requests, 0 unknown.
+    """
+
+    pick_id: str
+    ended: bool
+    cluster: str = ""
+    upstream: str = ""
+    status: int = 0
+    ttft_ms: float | None = None
+    duration_ms: float = 0.0
+    response_bytes: int = 0
+    attempts: int = 0
+    failed: bool = False
+
+    @property
+    def overloaded(self) -> bool:
+        """The upstream refused for lack of capacity."""
+        return self.status in OVERLOAD_STATUS
+
+    @property
+    def broken(self) -> bool:
+        """The upstream failed."""
+        return self.failed or self.status in BROKEN_STATUS
+
+
+def entries(message: als_pb2.StreamAccessLogsMessage) -> Iterator[Feedback]:
+    """The entries of one message, in order; those of requests that never had a pick have an empty pick id."""
+    for entry in message.http_logs.log_entry:
+        yield from_entry(entry)
+
+
+def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
+    """Read one entry; fields that are absent or make no sense count as unknown."""
+    common = entry.common_properties
+    tags = common.custom_tags
+    pick_id = tags.get(TAG_PICK, "")
+    flags = common.response_flags
+    return Feedback(
+        pick_id="" if pick_id in _ABSENT else pick_id,
+        ended=common.access_log_type in _ENDS and not common.intermediate_log_entry,
+        cluster=common.upstream_cluster,
+        upstream=_address(common.upstream_remote_address),
+        status=entry.response.response_code.value,
+        ttft_ms=_microseconds(tags.get(TAG_TTFT, "")),
+        duration_ms=_milliseconds(common.duration) or _milliseconds(common.time_to_last_downstream_tx_byte),
+        response_bytes=entry.response.response_body_bytes,
+        attempts=common.upstream_request_attempt_count,
+        failed=common.HasField("response_flags") and any(getattr(flags, name) for name in _UPSTREAM_FLAGS),
+    )
+
+
+def _address(address: address_pb2.Address) -> str:
+    found = address.socket_address
+    if not found.port_value:
+        return ""
+    host = f"[{found.address}]" if ":" in found.address else found.address
+    return f"{host}:{found.port_value}"
+
+
+def _microseconds(text: str) -> float | None:
+    """A count of microseconds as milliseconds; None when it is none."""
+    return int(text) / 1000.0 if text.isdecimal() and len(text) <= 15 else None
+
+
+def _milliseconds(duration: duration_pb2.Duration) -> float:
+    return duration.seconds * 1000.0 + duration.nanos / 1e6

@@ -1,0 +1,115 @@
+"""What we sent and has not ended: an account for each pick, and its sums in the endpoint table.
+
+An account is opened at the pick, so that the next pick already sees it. Its prefill is pending until the first body
+byte, its context stays until the end. Whatever is lost on the way (access log entries, whole gateways) expires.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from pointsman.extproc.table import EndpointTable
+
+EXPIRY_S = 60.0
+"""Silence after which an account is dropped. Envoy logs each running request once a second, so this is sixty missing
+logs; and it outlasts the longest sensible prefill queue behind a gateway that only logs at the end."""
+
+MEAN_SHARE = 0.05
+"""Weight of the newest prefill in the running mean: about the last twenty picks."""
+
+FIRST_MEAN_MS = 100.0
+"""The mean prefill before any pick: 1,500 tokens, the mean of public chat traces (facts 2)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """One request in flight. Tokens are those of the prompt; `hashes` are its prefix blocks."""
+
+    row: int
+    opened_at_s: float
+    heard_at_s: float
+    prefill_ms: float
+    uncached_tokens: int
+    context_tokens: int
+    hashes: tuple[int, ...] = ()
+    pool: str = ""
+    pending: bool = True
+
+
+class InFlight:
+    """The accounts by pick id, and the mean prefill of recent picks (`mean_prefill_ms`)."""
+
+    def __init__(self, table: EndpointTable, expiry_s: float = EXPIRY_S) -> None:
+        self._table = table
+        self._expiry_s = expiry_s
+        self._accounts: OrderedDict[str, Account] = OrderedDict()  # least recently heard of first
+        self.mean_prefill_ms = FIRST_MEAN_MS
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def get(self, pick_id: str) -> Account | None:
+        """The account, None when the pick is unknown, ended or expired."""
+        return self._accounts.get(pick_id)
+
+    def open(self, pick_id: str, account: Account) -> None:
+        """Count a pick. A pick id that is already open is closed first."""
+        self.close(pick_id)
+        self._accounts[pick_id] = account
+        self._add(account, 1)
+        if account.uncached_tokens:
+            self.mean_prefill_ms += MEAN_SHARE * (account.prefill_ms - self.mean_prefill_ms)
+
+    def heard(self, pick_id: str, now_s: float) -> Account | None:
+        """A sign of life; None for an unknown pick."""
+        account = self._accounts.get(pick_id)
+        if account is not None:
+            account.heard_at_s = max(now_s, account.heard_at_s)
+            self._accounts.move_to_end(pick_id)
+        return account
+
+    def first_token(self, pick_id: str) -> None:
+        """The first body byte has come: the prefill is done."""
+        account = self._accounts.get(pick_id)
+        if account is not None and account.pending:
+            self._add(account, -1)
+            account.pending = False
+            self._add(account, 1)
+
+    def move(self, pick_id: str, row: int) -> None:
+        """Another endpoint serves the request than the one it was counted on (a retry)."""
+        account = self._accounts.get(pick_id)
+        if account is not None and account.row != row:
+            self._add(account, -1)
+            account.row = row
+            self._add(account, 1)
+
+    def close(self, pick_id: str) -> Account | None:
+        """The request has ended, however; None for an unknown pick."""
+        account = self._accounts.pop(pick_id, None)
+        if account is not None:
+            self._add(account, -1)
+        return account
+
+    def expire(self, now_s: float) -> int:
+        """Drop the accounts that have been silent for too long; returns how many."""
+        dropped = 0
+        while self._accounts:
+            pick_id, account = next(iter(self._accounts.items()))
+            if now_s - account.heard_at_s < self._expiry_s:
+                break
+            self.close(pick_id)
+            dropped += 1
+        return dropped
+
+    def _add(self, account: Account, sign: int) -> None:
+        table, row = self._table, account.row
+        table.requests[row] += sign
+        table.context_tokens[row] += sign * account.context_tokens
+        table.fresh_kv_tokens[row] += sign * account.uncached_tokens
+        if account.pending:
+            table.pending_tokens[row] += sign * account.uncached_tokens
+            # Whole tokens add up exactly, milliseconds do not: without pending tokens nothing is pending.
+            left = table.pending_ms[row] + sign * account.prefill_ms
+            table.pending_ms[row] = max(0.0, left) if table.pending_tokens[row] > 0 else 0.0

@@ -1,0 +1,95 @@
+"""Prometheus metrics of the picker. Labelled children are made once and kept: `labels()` is dear on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pointsman.extproc.decision import Decision
+from pointsman.extproc.feedback import Feedback
+from pointsman.extproc.picker import Picker
+
+_DECISION_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+_TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_MAX_POOLS = 1_000
+"""Label values of `pool` before the rest counts as `other`: pool names come from the Plan, but Plans change for years."""
+
+
+class PickerMetrics:
+    """The counters and histograms of one picker, on the registry that is passed in."""
+
+    def __init__(self, registry: CollectorRegistry, picker: Picker) -> None:
+        self._picks = Counter("pointsman_picks", "Answers of the picker.", ["pool", "outcome"], registry=registry)
+        self._duration = Histogram(
+            "pointsman_pick_duration_seconds",
+            "Time from a request's arrival at the picker to its answer.",
+            buckets=_DECISION_BUCKETS_S,
+            registry=registry,
+        )
+        self._no_affinity = Counter(
+            "pointsman_unreadable_bodies", "Request bodies that gave no prompt.", registry=registry
+        )
+        self._ttft = Histogram(
+            "pointsman_ttft_seconds",
+            "Time from a request's first byte to the first body byte of its answer, as Envoy saw it.",
+            ["pool"],
+            buckets=_TTFT_BUCKETS_S,
+            registry=registry,
+        )
+        self._feedback = Counter("pointsman_feedback", "Access log entries by kind.", ["kind"], registry=registry)
+        self._errors = Counter(
+            "pointsman_extproc_stream_errors", "Streams ended because a peer broke the protocol.", registry=registry
+        )
+        self._pick_children: dict[tuple[str, str], Counter] = {}
+        self._ttft_children: dict[str, Histogram] = {}
+        self._feedback_children = {k: self._feedback.labels(k) for k in ("end", "progress", "unmatched")}
+        registry.register(_Sizes(picker))
+
+    def picked(self, decision: Decision, duration_s: float) -> None:
+        """Count one answer."""
+        key = (decision.pool, decision.reason or "picked")
+        child = self._pick_children.get(key)
+        if child is None:
+            pool = decision.pool if len(self._pick_children) < _MAX_POOLS else "other"
+            child = self._pick_children[key] = self._picks.labels(pool, key[1])
+        child.inc()
+        self._duration.observe(duration_s)
+        if decision.problem:
+            self._no_affinity.inc()
+
+    def heard(self, entry: Feedback, *, matched: bool) -> None:
+        """Count one access log entry; the TTFT once, with the end of the request."""
+        self._feedback_children["unmatched" if not matched else "end" if entry.ended else "progress"].inc()
+        if entry.ended and entry.ttft_ms is not None and entry.cluster:
+            child = self._ttft_children.get(entry.cluster)
+            if child is None:
+                pool = entry.cluster if len(self._ttft_children) < _MAX_POOLS else "other"
+                child = self._ttft_children[entry.cluster] = self._ttft.labels(pool)
+            child.observe(entry.ttft_ms / 1000.0)
+
+    def stream_error(self) -> None:
+        """Count a stream that was ended for a protocol error."""
+        self._errors.inc()
+
+
+class _Sizes(Collector):
+    """Sizes of the picker's state, read when someone scrapes."""
+
+    def __init__(self, picker: Picker) -> None:
+        self._picker = picker
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._picker.stats()
+        gauges = (
+            ("endpoints", "Endpoints that can be picked.", stats.endpoints),
+            ("inflight_requests", "Picked requests that have not ended.", stats.in_flight),
+            ("prefix_blocks", "Entries of the prefix index.", stats.prefix_blocks),
+        )
+        for name, text, value in gauges:
+            yield GaugeMetricFamily(f"pointsman_picker_{name}", text, value=value)
+        yield CounterMetricFamily(
+            "pointsman_picker_expired_accounts", "Picks whose end was never heard.", value=stats.expired
+        )

@@ -1,0 +1,67 @@
+"""From scores to an ordered list of endpoints, for the cost policy and for the plain ones it is compared with."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from pointsman.extproc.table import Floats
+
+MAX_LIST = 8
+"""Endpoints in a pick: more than any retry policy tries, and the list stays under 200 bytes."""
+
+TIE_MS = 2.0
+"""Scores within the same 2 ms are equal: a cached block of 64 tokens is worth 4 ms, a local round trip varies by 1."""
+
+Order = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+
+class PickPolicy(Enum):
+    """How candidates are ordered. All but `JOINT` ignore the cost; they are there to be compared with."""
+
+    JOINT = "joint"
+    ROUND_ROBIN = "round-robin"
+    LEAST_OUTSTANDING = "least-outstanding"
+    RANDOM = "random"
+
+
+def rendezvous(key_hash: Hashes, request_hash: int) -> Hashes:
+    """A hash of (endpoint, request) for each endpoint: every picker orders equal endpoints alike (splitmix64 mixer)."""
+    mixed = key_hash ^ np.uint64(request_hash & 0xFFFFFFFFFFFFFFFF)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
+
+
+def by_cost(scores: Floats, running: Floats, ties: Hashes) -> Order:
+    """Positions from the best to the worst: by score, in one tie by fewer running requests, then by rendezvous hash."""
+    return np.lexsort((ties, running, np.floor(scores / TIE_MS)))
+
+
+def by_outstanding(requests: npt.NDArray[np.int64], turn: int) -> Order:
+    """Fewest requests in flight first; among equals the turn goes round."""
+    count = len(requests)
+    return np.lexsort(((np.arange(count) - turn) % count, requests))
+
+
+def by_turn(count: int, turn: int) -> Order:
+    """Each candidate in turn."""
+    return (np.arange(count) + turn) % count
+
+
+def top(order: Order, sites: npt.NDArray[np.int32], limit: int = MAX_LIST) -> list[int]:
+    """The first `limit` positions; the last one gives way to the best of another site if all are of one site.
+
+    A retry walks this list, so it must be able to leave a site that is failing.
+    """
+    best = order[:limit]
+    if len(order) > limit > 1:
+        first = sites[best[0]]
+        if (sites[best] == first).all():
+            elsewhere = order[limit:][sites[order[limit:]] != first]
+            if len(elsewhere):
+                best = np.append(best[:-1], elsewhere[0])
+    return [int(position) for position in best]

@@ -1,0 +1,328 @@
+"""The picker's state and its verbs: follow a Plan, pick, learn from feedback and scrapes, explain.
+
+Pure but for the clock that is passed in; one event loop owns it. A pick counts at once (in flight, and as cached
+prefix), so that a burst of requests does not see an idle endpoint each.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from pointsman.core.clock import Clock
+from pointsman.core.engine_metrics import EngineMetrics
+from pointsman.core.model import Plan
+from pointsman.extproc import decision as reasons
+from pointsman.extproc.cost import CostModel, Terms, own_prefill_ms, score, uncached_tokens
+from pointsman.extproc.decision import Decision, PickRequest
+from pointsman.extproc.feedback import Feedback
+from pointsman.extproc.filters import Codes, Filtered, filter_rows
+from pointsman.extproc.inflight import EXPIRY_S, Account, InFlight
+from pointsman.extproc.pick import Order, PickPolicy, by_cost, by_outstanding, by_turn, rendezvous, top
+from pointsman.extproc.prefix import BLOCK_TOKENS, BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
+from pointsman.extproc.signals import PENALTY_HALF_LIFE_S, fuse
+from pointsman.extproc.table import EndpointTable, Floats, PoolRows, Rows
+
+RECENT_DECISIONS = 512
+"""Decisions kept to be explained: seconds of a busy gateway, and 4 MB at 100 endpoints."""
+
+PENALTY_MS = 2_000.0
+"""What one 429, 503 or broken connection costs an endpoint at first: more than any prefill it could save."""
+
+MAX_PENALTY_MS = 20_000.0
+"""Failures in a row: enough to be the last resort, forgotten within half a minute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickerStats:
+    """Sizes and counts since the start."""
+
+    endpoints: int
+    in_flight: int
+    prefix_blocks: int
+    picks: int
+    refused: int
+    expired: int
+    unmatched_feedback: int
+
+
+class Picker:
+    """See the module. `instance` distinguishes the pick ids of several pickers; `seed` is for the random policy."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        policy: PickPolicy = PickPolicy.JOINT,
+        cost: CostModel | None = None,
+        instance: str = "p",
+        seed: int = 0,
+        expiry_s: float = EXPIRY_S,
+        recent: int = RECENT_DECISIONS,
+    ) -> None:
+        self.policy = policy
+        self.table = EndpointTable()
+        self.index = PrefixIndex()
+        self.inflight = InFlight(self.table, expiry_s)
+        self._cost = cost or CostModel()
+        self._clock = clock
+        self._instance = instance
+        self._random = np.random.default_rng(seed)
+        self._turns: dict[str, int] = {}
+        self._metrics: dict[int, EngineMetrics] = {}
+        self._recent: OrderedDict[str, Decision] = OrderedDict()
+        self._by_request: dict[str, str] = {}
+        self._max_recent = recent
+        self._picks = 0
+        self._refused = 0
+        self._expired = 0
+        self._unmatched = 0
+
+    def apply(self, plan: Plan) -> None:
+        """Follow a new Plan; accounts, prefixes and measurements of endpoints that stay are kept."""
+        changes = self.table.sync(plan, self._clock.monotonic_s())
+        for row in changes.freed:
+            self.index.forget(row)
+            self._metrics.pop(row, None)
+
+    def pick(self, request: PickRequest) -> Decision:
+        """Choose, count the choice as in flight, and remember the decision."""
+        now_s = self._clock.monotonic_s()
+        self.expire()
+        pool = self.table.pool(request.pool)
+        if pool is None:
+            return self._remember(self._refusal(request, (0, reasons.UNKNOWN_POOL)))
+        codes = filter_rows(
+            self.table, pool, model=request.body.model, subset=request.subset, residency=request.residency
+        )
+        rows = pool.rows[codes == Filtered.NO]
+        if not len(rows):
+            return self._remember(self._refusal(request, _why_none(codes), pool, codes))
+        return self._remember(self._choose(request, now_s, pool, codes, rows))
+
+    def _choose(self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes, rows: Rows) -> Decision:
+        table, body = self.table, request.body
+        tokens = -(-len(body.prompt) // BYTES_PER_TOKEN) or body.size_bytes // BYTES_PER_TOKEN
+        hashes: list[int] = []
+        cached: Floats = np.zeros(len(rows))
+        terms: Terms | None = None
+        scores: Floats | None = None
+        if self.policy is PickPolicy.JOINT:
+            hashes = block_hashes(body.prompt, chain_seed(body.model, body.cache_salt))
+            cached = self._cached_tokens(rows, hashes, tokens)
+            load = fuse(table, rows, now_s, self.inflight.mean_prefill_ms)
+            terms = score(self._cost, table, rows, load=load, prompt_tokens=tokens, cached_tokens=cached)
+            scores = terms.total()
+            ties = rendezvous(table.key_hash[rows], _request_hash(request, hashes))
+            order = by_cost(scores, load.running, ties)
+        else:
+            order = self._plain_order(pool.name, rows)
+        best = top(order, table.site[rows])
+        self._picks += 1
+        pick_id = f"{self._instance}-{self._picks:x}"
+        chosen = rows[best[:1]]
+        uncached = uncached_tokens(self._cost, tokens, cached[best[:1]]) if tokens else np.zeros(1)
+        account = Account(
+            row=int(chosen[0]),
+            opened_at_s=now_s,
+            heard_at_s=now_s,
+            prefill_ms=float(own_prefill_ms(table, chosen, tokens, uncached)[0]),
+            uncached_tokens=int(uncached[0]),
+            context_tokens=tokens,
+            hashes=tuple(hashes),
+            pool=request.pool,
+        )
+        self.inflight.open(pick_id, account)
+        self.index.insert(account.row, hashes)
+        return Decision(
+            pool=pool.name,
+            endpoints=tuple(table.key(int(rows[position])) for position in best),
+            status=200,
+            pick_id=pick_id,
+            request_id=request.request_id,
+            policy=self.policy.value,
+            at_s=now_s,
+            model=body.model,
+            problem=body.problem,
+            prompt_tokens=tokens,
+            pool_keys=pool.keys,
+            codes=codes,
+            cached_tokens=cached,
+            terms=terms,
+            scores=scores,
+        )
+
+    def _cached_tokens(self, rows: Rows, hashes: list[int], tokens: int) -> Floats:
+        """Tokens that each engine holds, in its own whole blocks; the last token is always computed."""
+        cached = self.index.match(hashes, rows) * float(BLOCK_TOKENS)
+        block = self.table.block_tokens[rows]
+        coarse = block > BLOCK_TOKENS
+        if coarse.any():
+            cached[coarse] = np.floor(cached[coarse] / block[coarse]) * block[coarse]
+        return np.minimum(cached, max(0, tokens - 1))
+
+    def _plain_order(self, pool: str, rows: Rows) -> Order:
+        turn = self._turns.get(pool, 0)
+        self._turns[pool] = turn + 1
+        if self.policy is PickPolicy.ROUND_ROBIN:
+            return by_turn(len(rows), turn)
+        if self.policy is PickPolicy.LEAST_OUTSTANDING:
+            return by_outstanding(self.table.requests[rows], turn)
+        return self._random.permutation(len(rows))
+
+    def feedback(self, entry: Feedback) -> Account | None:
+        """Learn what became of a pick; returns its account, None when the pick is unknown, ended or expired."""
+        now_s = self._clock.monotonic_s()
+        served = self.table.row(entry.upstream) if entry.upstream else None
+        account = self.inflight.heard(entry.pick_id, now_s) if entry.pick_id else None
+        if account is None:
+            self._unmatched += 1
+        elif served is not None and served != account.row:
+            # Envoy passed over our first choice, or gave up on it: it knows something that we do not.
+            self._penalise(account.row, now_s)
+            self.inflight.move(entry.pick_id, served)
+            if account.hashes:
+                self.index.insert(served, account.hashes)
+        if account is not None and entry.ttft_ms is not None:
+            self.inflight.first_token(entry.pick_id)
+        if entry.ended:
+            row = served if served is not None else account.row if account is not None else None
+            if row is not None and (entry.overloaded or entry.broken):
+                self._penalise(row, now_s)
+            self.inflight.close(entry.pick_id)
+        return account
+
+    def signals(self, key: str, metrics: EngineMetrics | None = None, *, rtt_ms: float | None = None) -> bool:
+        """Take over a scrape of an endpoint; True when it shows that the engine restarted (its prefixes are gone)."""
+        row = self.table.row(key)
+        if row is None:
+            return False
+        table = self.table
+        if rtt_ms is not None:
+            table.rtt_ms[row] = rtt_ms
+        if metrics is None:
+            return False
+        restarted = has_restarted(self._metrics.get(row), metrics)
+        if restarted:
+            self.index.forget(row)
+        self._metrics[row] = metrics
+        table.seen_at_s[row] = self._clock.monotonic_s()
+        table.seen_waiting[row] = _or_nan(metrics.waiting)
+        table.seen_running[row] = _or_nan(metrics.running)
+        table.seen_kv_usage[row] = _or_nan(metrics.kv_usage)
+        table.block_tokens[row] = _or_nan(metrics.block_tokens)
+        if metrics.capacity_tokens and metrics.capacity_tokens != table.capacity_tokens[row]:
+            table.capacity_tokens[row] = metrics.capacity_tokens
+        if metrics.capacity_tokens:
+            self.index.set_capacity(row, metrics.capacity_tokens)
+        return restarted
+
+    def models(self, key: str, names: frozenset[str] | None) -> None:
+        """The models and adapters that an endpoint says it serves; None: not known (it may serve any)."""
+        row = self.table.row(key)
+        if row is None:
+            return
+        if names is None:
+            self.table.models.pop(row, None)
+        else:
+            self.table.models[row] = names
+
+    def expire(self) -> int:
+        """Drop accounts that were silent for too long; each pick does it too."""
+        dropped = self.inflight.expire(self._clock.monotonic_s())
+        self._expired += dropped
+        return dropped
+
+    def explain(self, identity: str) -> Decision | None:
+        """A recent decision by its pick id, or the latest one of a request id."""
+        return self._recent.get(identity) or self._recent.get(self._by_request.get(identity, ""))
+
+    def recent(self) -> tuple[Decision, ...]:
+        """The decisions that are still remembered, oldest first."""
+        return tuple(self._recent.values())
+
+    def stats(self) -> PickerStats:
+        """Sizes and counts now."""
+        return PickerStats(
+            endpoints=len(self.table),
+            in_flight=len(self.inflight),
+            prefix_blocks=self.index.total_blocks,
+            picks=self._picks,
+            refused=self._refused,
+            expired=self._expired,
+            unmatched_feedback=self._unmatched,
+        )
+
+    def _refusal(
+        self, request: PickRequest, why: tuple[int, str], pool: PoolRows | None = None, codes: Codes | None = None
+    ) -> Decision:
+        self._refused += 1
+        status, reason = why
+        return Decision(
+            pool=request.pool,
+            status=status,
+            reason=reason,
+            pick_id=f"{self._instance}-r{self._refused:x}",
+            request_id=request.request_id,
+            policy=self.policy.value,
+            at_s=self._clock.monotonic_s(),
+            model=request.body.model,
+            problem=request.body.problem,
+            pool_keys=pool.keys if pool else (),
+            codes=codes,
+        )
+
+    def _remember(self, made: Decision) -> Decision:
+        self._recent[made.pick_id] = made
+        if made.request_id:
+            self._by_request[made.request_id] = made.pick_id
+        if len(self._recent) > self._max_recent:
+            _, oldest = self._recent.popitem(last=False)
+            if self._by_request.get(oldest.request_id) == oldest.pick_id:
+                del self._by_request[oldest.request_id]
+        return made
+
+    def _penalise(self, row: int, now_s: float) -> None:
+        table = self.table
+        faded = table.penalty_ms[row] * 0.5 ** ((now_s - table.penalty_at_s[row]) / PENALTY_HALF_LIFE_S)
+        table.penalty_ms[row] = min(MAX_PENALTY_MS, faded + PENALTY_MS)
+        table.penalty_at_s[row] = now_s
+
+
+def has_restarted(before: EngineMetrics | None, after: EngineMetrics) -> bool:
+    """True when the engine is another process than before: a later start, or a counter that went back."""
+    if before is None:
+        return False
+    if before.start_time_s is not None and after.start_time_s is not None:
+        return after.start_time_s > before.start_time_s
+    pairs = (
+        (before.prompt_tokens_total, after.prompt_tokens_total),
+        (before.generation_tokens_total, after.generation_tokens_total),
+        (before.prefix_queries_total, after.prefix_queries_total),
+    )
+    return any(old is not None and new is not None and new < old for old, new in pairs)
+
+
+def _why_none(codes: Codes) -> tuple[int, str]:
+    """HTTP status and reason when every endpoint is filtered."""
+    if len(codes) and (codes == Filtered.RESIDENCY).all():
+        return 451, reasons.RESIDENCY
+    if (codes == Filtered.NOT_IN_SUBSET).any() and np.isin(codes, (Filtered.NOT_IN_SUBSET, Filtered.RESIDENCY)).all():
+        return 503, reasons.NOT_IN_SUBSET
+    return 503, reasons.NO_READY_ENDPOINT
+
+
+def _request_hash(request: PickRequest, hashes: list[int]) -> int:
+    """What ties are broken by: the user, else the prompt, else the request."""
+    if request.affinity:
+        return xxhash.xxh3_64_intdigest(request.affinity)
+    if hashes:
+        return hashes[-1]
+    return xxhash.xxh3_64_intdigest(request.body.prompt or request.request_id.encode())
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,98 @@
+"""Load of the candidates: our own in-flight accounts and the scraped metrics, fused by the larger of the two.
+
+Own accounts are exact and immediate but know only what this picker sent; scrapes know all but are late. A scraped value
+loses weight with its age and gives way to the mean of the other candidates: what is not known is neutral, never idle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pointsman.extproc.table import EndpointTable, Floats, Rows
+
+AGE_HALF_LIFE_S = 5.0
+"""Age at which a scrape counts half: one scrape (0.2 s) late costs 3 % of its weight, 30 s without one is neutral."""
+
+PENALTY_HALF_LIFE_S = 2.0
+"""How fast the penalty for a 429 or 503 fades: queues drain in seconds, and Envoy ejects what keeps failing."""
+
+RAMP_S = 30.0
+"""How long an endpoint that joins a running pool counts as loaded as the others: its cache is empty, its graphs are not
+compiled, and all pickers see it idle at once (facts 5.3: slow start of 30 to 60 s)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Load:
+    """Columns over the candidates. Times in ms, `running` in requests, `kv_tokens` and `capacity_tokens` in tokens.
+
+    `capacity_tokens` is NaN where the engine has not told it.
+    """
+
+    backlog_ms: Floats
+    running: Floats
+    context_tokens: Floats
+    kv_tokens: Floats
+    capacity_tokens: Floats
+    rtt_ms: Floats
+    penalty_ms: Floats
+    ramp_ms: Floats  # part of the backlog that is only caution towards newcomers
+
+
+def fuse(table: EndpointTable, rows: Rows, now_s: float, mean_prefill_ms: float) -> Load:
+    """What the candidates carry now. `mean_prefill_ms` turns a queue of unknown requests into time."""
+    weight = np.exp2((table.seen_at_s[rows] - now_s) / AGE_HALF_LIFE_S)
+    waiting = blend(table.seen_waiting[rows], weight)
+    running = blend(table.seen_running[rows], weight)
+    usage = blend(table.seen_kv_usage[rows], weight)
+    capacity = table.capacity_tokens[rows]
+    requests = table.requests[rows].astype(np.float64)
+    seen_kv = np.nan_to_num(usage * capacity)
+    backlog = np.maximum(table.pending_ms[rows], waiting * mean_prefill_ms)
+    return Load(
+        backlog_ms=backlog,
+        running=np.maximum(requests, running),
+        context_tokens=np.maximum(table.context_tokens[rows], seen_kv),
+        kv_tokens=np.maximum(table.fresh_kv_tokens[rows], seen_kv),
+        capacity_tokens=capacity,
+        rtt_ms=_rtt(table, rows),
+        penalty_ms=table.penalty_ms[rows] * np.exp2((table.penalty_at_s[rows] - now_s) / PENALTY_HALF_LIFE_S),
+        ramp_ms=_ramp(backlog, now_s - table.added_at_s[rows]),
+    )
+
+
+def blend(values: Floats, weight: Floats) -> Floats:
+    """Each value drawn towards the weighted mean of all by 1 − weight; NaN is the mean, and 0 when nobody knows."""
+    known = np.isnan(values)
+    trust = np.where(known, 0.0, weight)
+    filled = np.where(known, 0.0, values)
+    total = float(trust.sum())
+    mean = float(trust @ filled) / total if total > 0.0 else 0.0
+    return trust * filled + (1.0 - trust) * mean
+
+
+def _rtt(table: EndpointTable, rows: Rows) -> Floats:
+    """Measured round trips; an unmeasured endpoint has the mean of its site, else the mean of all, else 0."""
+    rtt = table.rtt_ms[rows]
+    unknown = np.isnan(rtt)
+    if not unknown.any():
+        return rtt
+    if unknown.all():
+        return np.zeros(len(rows))
+    sites = table.site[rows]
+    overall = float(rtt[~unknown].mean())
+    for site in np.unique(sites[unknown]):
+        here = sites == site
+        measured = rtt[here & ~unknown]
+        rtt[here & unknown] = float(measured.mean()) if len(measured) else overall
+    return rtt
+
+
+def _ramp(backlog: Floats, age_s: Floats) -> Floats:
+    """What newcomers lack to the mean backlog of the others, fading over `RAMP_S`."""
+    fresh = age_s < RAMP_S
+    if not fresh.any() or fresh.all():
+        return np.zeros(len(backlog))
+    missing = np.maximum(0.0, float(backlog[~fresh].mean()) - backlog)
+    return np.where(fresh, missing * (1.0 - age_s / RAMP_S), 0.0)
