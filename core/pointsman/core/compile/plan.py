@@ -52,7 +52,7 @@ def _gateway(
 def _listeners(
     gateway: GatewayManifest, routes: list[Route], ranked: dict[str, tuple[RankedRule, ...]]
 ) -> tuple[Listener, ...]:
-    """One listener for each address and port. The name says no more, so that it outlives changes of hosts and routes."""
+    """One listener for each address and port, named by them: the name outlives changes of hosts and routes."""
     found = []
     for port in sorted({listener.port for listener in gateway.spec.listeners}):
         hosts = virtual_hosts(gateway, port, routes, ranked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pointsman.core.compile.precedence import Origin, Rank, RankedRule
 from pointsman.core.compile.weights import normalise
@@ -11,14 +12,12 @@ from pointsman.core.config.route_kinds import (
     Filter,
     GRPCMatch,
     GRPCMethodMatch,
-    GRPCRoute,
-    GRPCRule,
     HeaderMatch,
     HeaderModifier,
     HTTPMatch,
     HTTPRoute,
-    HTTPRule,
     Route,
+    RouteRule,
 )
 from pointsman.core.config.syntax import duration_ms
 from pointsman.core.model import HeaderEdit, MatchType, PickProfile, RouteMatch, Rule, StringMatch, WeightedPool
@@ -32,87 +31,81 @@ _METHODS_WITH_BODY = frozenset({"", "POST", "PUT", "PATCH"})
 _PATH_RANK = {MatchType.EXACT: 0, MatchType.REGEX: 1, MatchType.PREFIX: 2}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Match:
+    """One match of a rule, compiled."""
+
+    match: RouteMatch
+    specificity: Rank
+    profile: PickProfile
+
+
 def ranked_rules(route: Route) -> tuple[RankedRule, ...]:
     """All matches of a route in the order they are written."""
+    found: list[RankedRule] = []
     if isinstance(route, HTTPRoute):
-        return tuple(_http_rules(route))
-    return tuple(_grpc_rules(route))
+        for index, rule in enumerate(route.spec.rules):
+            matches = [_http_match(match) for match in rule.matches or (HTTPMatch(),)]
+            found += _ranked(route, rule, index, matches, duration_ms(rule.timeouts.request))
+    else:
+        for index, grpc_rule in enumerate(route.spec.rules):
+            matches = [_grpc_match(match) for match in grpc_rule.matches or (GRPCMatch(),)]
+            found += _ranked(route, grpc_rule, index, matches, 0)
+    return tuple(found)
 
 
-def _http_rules(route: HTTPRoute) -> Iterator[RankedRule]:
-    for index, rule in enumerate(route.spec.rules):
-        for position, match in enumerate(rule.matches or (HTTPMatch(),)):
-            compiled = RouteMatch(
-                path=_path(match),
-                method=match.method,
-                headers=_headers(match.headers),
-                query=tuple(
-                    StringMatch(type=MatchType(q.type), name=q.name, value=q.value) for q in match.query_params
-                ),
-            )
-            path = compiled.path
-            specificity = (
-                _PATH_RANK[path.type],
-                -len(path.value),
-                0,
-                0 if match.method else 1,
-                -len(match.headers),
-                -len(match.query_params),
-            )
-            profile = PickProfile.BODY if match.method in _METHODS_WITH_BODY else PickProfile.NONE
-            timeout_ms = duration_ms(rule.timeouts.request)
-            yield _ranked(route, rule, index, position, compiled, specificity, profile, timeout_ms)
+def _http_match(match: HTTPMatch) -> _Match:
+    query = tuple(StringMatch(type=MatchType(q.type), name=q.name, value=q.value) for q in match.query_params)
+    path = _path(match)
+    specificity = (
+        _PATH_RANK[path.type],
+        -len(path.value),
+        0,
+        0 if match.method else 1,
+        -len(match.headers),
+        -len(query),
+    )
+    return _Match(
+        match=RouteMatch(path=path, method=match.method, headers=_headers(match.headers), query=query),
+        specificity=specificity,
+        profile=PickProfile.BODY if match.method in _METHODS_WITH_BODY else PickProfile.NONE,
+    )
 
 
-def _grpc_rules(route: GRPCRoute) -> Iterator[RankedRule]:
-    for index, rule in enumerate(route.spec.rules):
-        for position, match in enumerate(rule.matches or (GRPCMatch(),)):
-            method = match.method
-            compiled = RouteMatch(path=_grpc_path(method), headers=_headers(match.headers))
-            service_length, method_length = (len(method.service), len(method.method)) if method else (0, 0)
-            path_rank = _PATH_RANK[MatchType.REGEX if method and method.type != "Exact" else MatchType.EXACT]
-            specificity = (
-                path_rank if method else _PATH_RANK[MatchType.PREFIX],
-                -service_length,
-                -method_length,
-                1,
-                -len(match.headers),
-                0,
-            )
-            yield _ranked(route, rule, index, position, compiled, specificity, PickProfile.HEADERS, 0)
+def _grpc_match(match: GRPCMatch) -> _Match:
+    method = match.method
+    kind = MatchType.PREFIX if method is None else MatchType(method.type)
+    service_length, method_length = (len(method.service), len(method.method)) if method else (0, 0)
+    return _Match(
+        match=RouteMatch(path=_grpc_path(method), headers=_headers(match.headers)),
+        specificity=(_PATH_RANK[kind], -service_length, -method_length, 1, -len(match.headers), 0),
+        profile=PickProfile.HEADERS,
+    )
 
 
-def _ranked(
-    route: Route,
-    rule: HTTPRule | GRPCRule,
-    index: int,
-    position: int,
-    match: RouteMatch,
-    specificity: Rank,
-    profile: PickProfile,
-    timeout_ms: int,
-) -> RankedRule:
+def _ranked(route: Route, rule: RouteRule, index: int, matches: list[_Match], timeout_ms: int) -> Iterator[RankedRule]:
     arms = _arms(route, rule.backend_refs)
     works = any(arm.weight for arm in arms)
     request, response = _edits(rule.filters)
     name = f"{route.kind}/{route.key}"
-    compiled = Rule(
-        name=f"{name}/{_rule_name(rule, index)}/{position}",
-        route=name,
-        match=match,
-        arms=arms,
-        profile=profile if works else PickProfile.NONE,
-        timeout_ms=timeout_ms,
-        request_headers=request,
-        response_headers=response,
-        direct_status=0 if works else 503 if arms else 500,
-        direct_reason="" if works else NO_WEIGHT if arms else NO_BACKEND,
-    )
-    origin = Origin(created_us=route.created_us, route=route.key, kind=route.kind, rule=index, match=position)
-    return RankedRule(specificity=specificity, origin=origin, rule=compiled)
+    for position, one in enumerate(matches):
+        compiled = Rule(
+            name=f"{name}/{_rule_name(rule, index)}/{position}",
+            route=name,
+            match=one.match,
+            arms=arms,
+            profile=one.profile if works else PickProfile.NONE,
+            timeout_ms=timeout_ms,
+            request_headers=request,
+            response_headers=response,
+            direct_status=0 if works else 503 if arms else 500,
+            direct_reason="" if works else NO_WEIGHT if arms else NO_BACKEND,
+        )
+        origin = Origin(created_us=route.created_us, route=route.key, kind=route.kind, rule=index, match=position)
+        yield RankedRule(specificity=one.specificity, origin=origin, rule=compiled)
 
 
-def _rule_name(rule: HTTPRule | GRPCRule, index: int) -> str:
+def _rule_name(rule: RouteRule, index: int) -> str:
     """The rule's own name, else its number; a name that looks like a number is not used."""
     return str(index) if not rule.name or rule.name.isdigit() else rule.name
 

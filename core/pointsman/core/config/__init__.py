@@ -5,5 +5,6 @@
 
 from pointsman.core.config.load import load
 from pointsman.core.config.manifests import Ignored, Manifests
+from pointsman.core.config.watch import ConfigWatcher
 
-__all__ = ["Ignored", "Manifests", "load"]
+__all__ = ["ConfigWatcher", "Ignored", "Manifests", "load"]

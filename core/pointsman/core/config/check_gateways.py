@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pointsman.core.config import meta
 from pointsman.core.config.document import Path, shown
-from pointsman.core.config.gateway_kinds import Gateway, GatewayListener
+from pointsman.core.config.gateway_kinds import Gateway
 from pointsman.core.config.index import Index, Item, suggest_key
 from pointsman.core.errors import Problem
 
@@ -76,7 +76,10 @@ def _shared_ports(index: Index) -> Iterator[Problem]:
             for address in item.object.addresses:
                 for other_address, other, other_name in bound.get(listener.port, []):
                     if other is not item and _clash(address, item.object, other_address, other.object):
-                        yield _clash_problem(item, position, listener, address, other, other_name)
+                        taken = f"{address} port {listener.port} is taken by listener {shown(other_name)}"
+                        what = f"{taken} of Gateway {other.object.key}"
+                        mend = f"see {other.place()}; choose another port or address"
+                        yield item.problem(("spec", "listeners", position, "port"), what, mend)
                 bound.setdefault(listener.port, []).append((address, item, listener.name))
 
 
@@ -84,11 +87,3 @@ def _clash(one_address: str, one: Gateway, other_address: str, other: Gateway) -
     a, b = ipaddress.ip_address(one_address), ipaddress.ip_address(other_address)
     same = a == b or a.is_unspecified or b.is_unspecified
     return same and (one.site == other.site or a.is_loopback or b.is_loopback)
-
-
-def _clash_problem(
-    item: Item[Gateway], position: int, listener: GatewayListener, address: str, other: Item[Gateway], other_name: str
-) -> Problem:
-    path = ("spec", "listeners", position, "port")
-    what = f"{address} port {listener.port} is taken by listener {shown(other_name)} of Gateway {other.object.key}"
-    return item.problem(path, what, f"see {other.place()}; choose another port, address or {meta.SITE}")

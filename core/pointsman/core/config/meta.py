@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Final
 
+import msgspec
 from msgspec import Meta
 
 from pointsman.core.config import syntax
@@ -41,8 +42,8 @@ class ObjectMeta(Fields, frozen=True, kw_only=True):
 
     name: Name
     namespace: Label = ""
-    labels: dict[str, LabelValue] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, LabelValue] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
     creation_timestamp: Annotated[str, rule(syntax.timestamp)] = ""
     generate_name: Any = None
     uid: Any = None

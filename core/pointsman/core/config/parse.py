@@ -1,12 +1,14 @@
 """YAML (and with it JSON) text to documents with line numbers.
 
 The parser works on YAML events with its own stack, so depth and size are bounded before anything is built: an alias
-bomb or 100,000 brackets cost nothing. Plain words mean what `kubectl` makes of them (`yes` is a boolean, a date is a string).
-Refused, because they surprise: duplicate keys, merge keys, tags beyond the JSON types, anchors inside themselves.
+bomb or 100,000 brackets cost nothing. Plain words mean what `kubectl` makes of them (`yes` is a boolean, a date is a
+string). Refused, because they surprise: duplicate keys, merge keys, tags beyond the JSON types, anchors inside
+themselves.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,9 +72,7 @@ def parse(text: str, file: str) -> tuple[list[Tree], list[Problem]]:
         line = text.count("\n", 0, bad.start()) + 1
         return [], [Problem(file=file, line=line, field="", what=f"control character U+{ord(bad[0]):04X} in the text")]
     try:
-        for tree in builder.documents(yaml.parse(text, Loader=_LOADER)):
-            if tree.value is not None:
-                trees.append(tree)
+        trees.extend(tree for tree in builder.documents(yaml.parse(text, Loader=_LOADER)) if tree.value is not None)
     except _RefusedError as refused:
         builder.problems.append(
             Problem(file=file, line=refused.line, field="", what=refused.what, mend=refused.mend),
@@ -137,7 +137,7 @@ class _Builder:
                     pass
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        line = event.start_mark.line + 1
+        line = _line(event)
         frame = self._stack[-1] if self._stack else None
         if frame is not None and isinstance(frame.value, dict) and frame.key is None:
             self._key(frame, event, line)
@@ -171,7 +171,7 @@ class _Builder:
         frame.key, frame.key_line = key, line
 
     def _start(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
-        line = event.start_mark.line + 1
+        line = _line(event)
         if event.tag not in _PLAIN_TAGS:
             raise _RefusedError(line, f"the tag {shown(event.tag)} is not supported", "remove it")
         self._no_key(line, "a collection")
@@ -190,9 +190,9 @@ class _Builder:
         self._add(frame.value, frame.mark)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
-        line = event.start_mark.line + 1
+        line = _line(event)
         self._no_key(line, "an alias")
-        target = self._anchors.get(event.anchor)
+        target = self._anchors.get(event.anchor or "")
         if target is None:
             inside = any(frame.anchor == event.anchor for frame in self._stack)
             what = "stands inside what it names" if inside else "names no anchor"
@@ -223,6 +223,10 @@ class _Builder:
             frame.key = None
 
 
+def _line(event: yaml.NodeEvent) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
+
+
 def _scalar_value(event: yaml.ScalarEvent, line: int) -> str | int | float | bool | None:
     if event.tag in _SCALAR_TAGS:
         value = _plain(event.value)
@@ -242,13 +246,16 @@ def _plain(text: str) -> str | int | float | bool | None:
         return None
     if text in _BOOLEANS:
         return _BOOLEANS[text]
+    return _number(text)
+
+
+def _number(text: str) -> str | int | float:
     if _DECIMAL.match(text):
         return int(text)
     if octal := _OCTAL.match(text):
         return int(octal[1], 8)
     if hexadecimal := _HEX.match(text):
         return int(hexadecimal[1], 16)
-    if _FLOAT.match(text):
-        number = float(text)
-        return text if number in {float("inf"), float("-inf")} else number
+    if _FLOAT.match(text) and math.isfinite(number := float(text)):
+        return number
     return text

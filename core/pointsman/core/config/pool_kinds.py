@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 
 from pointsman.core.config import meta, syntax
@@ -47,7 +48,7 @@ class InferencePoolSpec(Fields, frozen=True, kw_only=True):
 
 
 class InferencePool(Resource, frozen=True, kw_only=True):
-    """Interchangeable model servers. In a folder its endpoints are the EndpointSlices that name it, not the selector."""
+    """Interchangeable model servers. In a folder the EndpointSlices that name it are its endpoints."""
 
     own_annotations: ClassVar[frozenset[str]] = frozenset({meta.MODEL, meta.HEALTH_PATH})
     spec: InferencePoolSpec
@@ -163,7 +164,7 @@ class SiteSpec(Fields, frozen=True, kw_only=True):
     capacity: SiteCapacity = SiteCapacity()
     cost: SiteCost = SiteCost()
     state: Annotated[Literal["Active", "Draining", "Evacuated"], not_yet("Standby", "Maintenance")] = "Active"
-    rtt_ms: dict[str, Annotated[float, Meta(ge=0, le=60_000)]] = {}
+    rtt_ms: dict[str, Annotated[float, Meta(ge=0, le=60_000)]] = msgspec.field(default_factory=dict)
 
 
 class Site(Resource, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
@@ -12,6 +12,7 @@ from pointsman.core.config.document import Path, shown
 from pointsman.core.config.meta import Duration, Hostname, Label, Name, Port, Resource
 from pointsman.core.config.regex import re2_complaint
 from pointsman.core.config.schema import Fields, not_yet, rule
+from pointsman.core.model import TOTAL_WEIGHT
 
 Found = Iterator[tuple[Path, str, str]]
 HeaderName = Annotated[str, rule(syntax.header_name)]
@@ -166,47 +167,54 @@ class Timeouts(Fields, frozen=True, kw_only=True):
     request: Duration = ""
 
 
-class HTTPRule(Fields, frozen=True, kw_only=True):
-    not_yet: ClassVar[frozenset[str]] = frozenset({"retry", "sessionPersistence"})
+class RouteRule(Fields, frozen=True, kw_only=True):
+    """What rules of both kinds of route have."""
+
     name: Name = ""
-    matches: Annotated[tuple[HTTPMatch, ...], Meta(max_length=64)] = ()
     filters: Annotated[tuple[Filter, ...], Meta(max_length=16)] = ()
     backend_refs: Annotated[tuple[BackendRef, ...], Meta(max_length=16)] = ()
+
+    def complaints(self) -> Found:
+        yield from _repeated("filters", [f.type for f in self.filters])
+        total = sum(ref.weight for ref in self.backend_refs)
+        for index, ref in enumerate(self.backend_refs):
+            if 0 < ref.weight * TOTAL_WEIGHT < total:
+                what = f"{ref.weight} of {total} is less than 0.01 %, so no request would come"
+                mend = f"expected 0 or at least {-(-total // TOTAL_WEIGHT)}"
+                yield ("backendRefs", index, "weight"), what, mend
+
+
+class HTTPRule(RouteRule, frozen=True, kw_only=True):
+    not_yet: ClassVar[frozenset[str]] = frozenset({"retry", "sessionPersistence"})
+    matches: Annotated[tuple[HTTPMatch, ...], Meta(max_length=64)] = ()
     timeouts: Timeouts = Timeouts()
 
-    def complaints(self) -> Found:
-        yield from _repeated("filters", [f.type for f in self.filters])
 
-
-class GRPCRule(Fields, frozen=True, kw_only=True):
-    not_yet: ClassVar[frozenset[str]] = frozenset({"sessionPersistence", "retry", "timeouts"})
-    name: Name = ""
+class GRPCRule(RouteRule, frozen=True, kw_only=True):
+    not_yet: ClassVar[frozenset[str]] = frozenset({"sessionPersistence"})
     matches: Annotated[tuple[GRPCMatch, ...], Meta(max_length=64)] = ()
-    filters: Annotated[tuple[Filter, ...], Meta(max_length=16)] = ()
-    backend_refs: Annotated[tuple[BackendRef, ...], Meta(max_length=16)] = ()
-
-    def complaints(self) -> Found:
-        yield from _repeated("filters", [f.type for f in self.filters])
 
 
-class HTTPRouteSpec(Fields, frozen=True, kw_only=True):
+class RouteSpec(Fields, frozen=True, kw_only=True):
+    """What both kinds of route have beside their rules."""
+
     not_yet: ClassVar[frozenset[str]] = frozenset({"useDefaultGateways"})
     parent_refs: Annotated[tuple[ParentReference, ...], Meta(min_length=1, max_length=32)]
     hostnames: Annotated[tuple[Hostname, ...], Meta(max_length=16)] = ()
+
+
+class HTTPRouteSpec(RouteSpec, frozen=True, kw_only=True):
     rules: Annotated[tuple[HTTPRule, ...], Meta(min_length=1, max_length=16)] = (HTTPRule(),)
 
     def complaints(self) -> Found:
-        yield from _rules(self.rules)
+        yield from _rules([(one.name, len(one.matches)) for one in self.rules])
 
 
-class GRPCRouteSpec(Fields, frozen=True, kw_only=True):
-    not_yet: ClassVar[frozenset[str]] = frozenset({"useDefaultGateways"})
-    parent_refs: Annotated[tuple[ParentReference, ...], Meta(min_length=1, max_length=32)]
-    hostnames: Annotated[tuple[Hostname, ...], Meta(max_length=16)] = ()
+class GRPCRouteSpec(RouteSpec, frozen=True, kw_only=True):
     rules: Annotated[tuple[GRPCRule, ...], Meta(min_length=1, max_length=16)] = (GRPCRule(),)
 
     def complaints(self) -> Found:
-        yield from _rules(self.rules)
+        yield from _rules([(one.name, len(one.matches)) for one in self.rules])
 
 
 class HTTPRoute(Resource, frozen=True, kw_only=True):
@@ -224,21 +232,15 @@ class GRPCRoute(Resource, frozen=True, kw_only=True):
 Route = HTTPRoute | GRPCRoute
 
 
-def _rules(rules: tuple[HTTPRule, ...] | tuple[GRPCRule, ...]) -> Found:
-    names = [one.name for one in rules]
+def _rules(rules: Sequence[tuple[str, int]]) -> Found:
+    """Rules between the rules of a route, given as (name, number of matches)."""
+    names = [name for name, _ in rules]
     for index, name in enumerate(names):
         if name and name in names[:index]:
             yield ("rules", index, "name"), f"{shown(name)} is the name of two rules", "expected unique names"
-    matches = sum(max(1, len(one.matches)) for one in rules)
+    matches = sum(max(1, count) for _, count in rules)
     if matches > MAX_MATCHES:
         yield ("rules",), f"have {matches} matches together", f"expected at most {MAX_MATCHES}"
-    for index, one in enumerate(rules):
-        total = sum(ref.weight for ref in one.backend_refs)
-        for arm, ref in enumerate(one.backend_refs):
-            if 0 < ref.weight * 10_000 < total:
-                least = -(-total // 10_000)
-                what = f"{ref.weight} of {total} is less than 0.01 %, so no request would come"
-                yield ("rules", index, "backendRefs", arm, "weight"), what, f"expected 0 or at least {least}"
 
 
 def _repeated(field: str, names: Iterable[str]) -> Found:
@@ -251,8 +253,4 @@ def _repeated(field: str, names: Iterable[str]) -> Found:
 
 def _regex(path: Path, pattern: str) -> Found:
     if complaint := re2_complaint(pattern):
-        yield (
-            path,
-            f"{shown(pattern)} is no regular expression for RE2: {complaint}",
-            "see github.com/google/re2/wiki/Syntax",
-        )
+        yield path, f"{shown(pattern)} is no RE2 expression: {complaint}", "see github.com/google/re2/wiki/Syntax"

@@ -7,7 +7,6 @@ them, with their places. So the struct types are the schema, and this module wal
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, ClassVar
@@ -92,27 +91,26 @@ class _Walk:
         """The value as `kind`, or `_INVALID` after the problem was noted."""
         match kind:
             case inspect.Metadata(type=inner, extra=extra):
-                return self._annotated(value, inner, extra or {}, path)
+                result = self._annotated(value, inner, extra or {}, path)
             case inspect.StructType():
-                return self._struct(value, kind, path)
+                result = self._struct(value, kind, path)
             case inspect.VarTupleType():
-                return self._list(value, kind, path)
+                result = self._list(value, kind, path)
             case inspect.DictType():
-                return self._dict(value, kind, path)
-            case inspect.UnionType(types=types):
-                if value is None:
-                    return None
-                return self.value(value, next(t for t in types if not isinstance(t, inspect.NoneType)), path)
-            case inspect.LiteralType(values=values):
-                if value in values and isinstance(value, str):
-                    return value
-                if isinstance(value, str):
-                    return self._bad(path, f"found {shown(value)}", suggest(value, map(str, values)))
-                return self._bad(path, f"found {shown(value)}", f"expected one of {', '.join(map(str, values))}")
-            case inspect.AnyType():
-                return value
-            case _:
-                return self._scalar(value, kind, path)
+                result = self._dict(value, kind, path)
+            case inspect.UnionType(types=types):  # only ever `X | None`
+                result = self.value(value, next(t for t in types if not isinstance(t, inspect.NoneType)), path)
+            case inspect.LiteralType():
+                result = self._choice(value, kind, path)
+            case inspect.StrType():
+                result = self._string(value, kind, path)
+            case inspect.IntType() | inspect.FloatType():
+                result = self._number(value, kind, path)
+            case inspect.BoolType():
+                result = value if isinstance(value, bool) else self._unexpected(value, "true or false", path)
+            case _:  # Any: nothing of it is read
+                result = value
+        return result
 
     def _annotated(self, value: Any, kind: inspect.Type, extra: dict[str, Any], path: Path) -> Any:
         if isinstance(value, str) and value in extra.get("not_yet", ()):
@@ -124,33 +122,32 @@ class _Walk:
         complaint = check(result)
         return result if complaint is None else self._bad(path, *complaint)
 
-    def _scalar(self, value: Any, kind: inspect.Type, path: Path) -> Any:
-        match kind:
-            case inspect.StrType(min_length=least, max_length=most):
-                if not isinstance(value, str):
-                    quotes = "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
-                    return self._bad(path, f"found {shown(value)}", f"expected a string{quotes}")
-                if least and not value:
-                    return self._bad(path, "is empty", "expected a value")
-                if most is not None and len(value) > most:
-                    return self._bad(path, f"has {len(value)} characters", f"expected at most {most}")
-                return value
-            case inspect.IntType(ge=low, le=high):
-                if isinstance(value, bool) or not isinstance(value, int):
-                    return self._bad(path, f"found {shown(value)}", f"expected a whole number{_bounds(low, high)}")
-                if (low is not None and value < low) or (high is not None and value > high):
-                    return self._bad(path, f"found {value}", f"expected a whole number{_bounds(low, high)}")
-                return value
-            case inspect.FloatType(ge=low, le=high):
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                    return self._bad(path, f"found {shown(value)}", f"expected a number{_bounds(low, high)}")
-                if (low is not None and value < low) or (high is not None and value > high):
-                    return self._bad(path, f"found {value}", f"expected a number{_bounds(low, high)}")
-                return float(value)
-            case _:
-                if not isinstance(value, bool):
-                    return self._bad(path, f"found {shown(value)}", "expected true or false")
-                return value
+    def _unexpected(self, value: Any, expected: str, path: Path) -> _Invalid:
+        return self._bad(path, f"found {shown(value)}", f"expected {expected}")
+
+    def _choice(self, value: Any, kind: inspect.LiteralType, path: Path) -> Any:
+        if not isinstance(value, str):
+            return self._bad(path, f"found {shown(value)}", _choices(kind))
+        choices = [str(choice) for choice in kind.values]
+        return value if value in choices else self._bad(path, f"found {shown(value)}", suggest(value, choices))
+
+    def _string(self, value: Any, kind: inspect.StrType, path: Path) -> Any:
+        if not isinstance(value, str):
+            quotes = "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
+            return self._unexpected(value, f"a string{quotes}", path)
+        if kind.min_length and not value:
+            return self._bad(path, "is empty", "expected a value")
+        if kind.max_length is not None and len(value) > kind.max_length:
+            return self._bad(path, f"has {len(value)} characters", f"expected at most {kind.max_length}")
+        return value
+
+    def _number(self, value: Any, kind: inspect.IntType | inspect.FloatType, path: Path) -> Any:
+        whole = isinstance(kind, inspect.IntType)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            return self._bad(path, f"found {shown(value)}", _expectation(kind))
+        if (kind.ge is not None and value < kind.ge) or (kind.le is not None and value > kind.le):
+            return self._bad(path, f"found {shown(value)}", _expectation(kind))
+        return value if whole else float(value)
 
     def _list(self, value: Any, kind: inspect.VarTupleType, path: Path) -> Any:
         if not isinstance(value, list):
@@ -171,7 +168,8 @@ class _Walk:
     def _struct(self, value: Any, kind: inspect.StructType, path: Path) -> Any:
         if not isinstance(value, dict):
             return self._bad(path, f"found {shown(value)}", "expected a mapping")
-        struct: type[Fields] = kind.cls
+        struct = kind.cls
+        assert issubclass(struct, Fields)
         known = {f.encode_name: f for f in kind.fields}
         good = True
         for key in value:
@@ -200,7 +198,8 @@ class _Walk:
 
 
 def _choices(kind: inspect.Type) -> str:
-    return f"expected one of {', '.join(map(str, kind.values))}" if isinstance(kind, inspect.LiteralType) else ""
+    values = [str(value) for value in kind.values if value] if isinstance(kind, inspect.LiteralType) else []
+    return f"expected {'one of ' if len(values) > 1 else ''}{', '.join(values)}" if values else ""
 
 
 def _bounds(low: float | None, high: float | None) -> str:
@@ -217,11 +216,10 @@ def _expectation(kind: inspect.Type) -> str:
             return _expectation(inner)
         case inspect.LiteralType():
             return _choices(kind)
-        case inspect.VarTupleType():
-            return "expected a list"
-        case inspect.StructType() | inspect.DictType():
-            return "expected a mapping"
         case inspect.IntType(ge=low, le=high):
             return f"expected a whole number{_bounds(low, high)}"
+        case inspect.FloatType(ge=low, le=high):
+            return f"expected a number{_bounds(low, high)}"
         case _:
-            return "expected a value"
+            shapes = {inspect.VarTupleType: "a list", inspect.StructType: "a mapping", inspect.DictType: "a mapping"}
+            return f"expected {shapes.get(type(kind), 'a value')}"

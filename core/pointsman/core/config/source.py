@@ -1,7 +1,8 @@
 """The configuration folder: which files belong to it, what they hold, and whether it changed.
 
-Files are `*.yaml`, `*.yml` and `*.json` at any depth. Names that begin with a dot are left out, so in a mounted ConfigMap
-the links at the top are read and the `..data` folders behind them are not. Links are followed, a folder inside itself is not.
+Files are `*.yaml`, `*.yml` and `*.json` at any depth. Names that begin with a dot are left out, so in a mounted
+ConfigMap the links at the top are read and the `..data` folders behind them are not. Links are followed, but never into
+a folder that they stand in.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MAX_FOLDER_DEPTH = 16
 KUSTOMIZATION = frozenset({"kustomization.yaml", "kustomization.yml"})
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Per file: relative name, inode, size in bytes, change time in ns. Equal fingerprints: nothing was written in between."""
+"""Per file: relative name, inode, size in bytes, change time in ns. Equal ones: nothing was written in between."""
 
 
 @dataclass(slots=True)
@@ -118,6 +119,9 @@ def _read(name: str, path: Path, problems: list[Problem]) -> str | None:
     except OSError as error:
         problems.append(_file_problem(name, f"can't be read: {error.strerror}"))
         return None
+    if not data:  # half of a write, more often than meant: the objects in it would be gone
+        problems.append(_file_problem(name, "is empty", "delete it if it is meant to hold nothing"))
+        return None
     if len(data) > MAX_FILE_BYTES:
         problems.append(_file_problem(name, f"is larger than {MAX_FILE_BYTES} bytes", "split the file"))
         return None
@@ -142,7 +146,7 @@ def _add_documents(source: Source, name: str, text: str) -> None:
 
 
 def _flatten(source: Source, document: Document) -> None:
-    """Add the document, or the items of a `List` or `HTTPRouteList`; the latter's items take kind and version from it."""
+    """Add the document, or the items of a `List`, or of an `HTTPRouteList`, which need not say their kind again."""
     kind, items = document.data.get("kind"), document.data.get("items")
     if not isinstance(kind, str) or not kind.endswith("List") or not isinstance(items, list):
         source.documents.append(document)
