@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.extproc.request import MEDIA_BYTES, close_json, read_body
+from pointsman.extproc.request import MAX_SCAN_BYTES, MEDIA_BYTES, close_json, read_body
 
 
 def encode(value: Any) -> bytes:
@@ -53,7 +54,7 @@ def test_a_longer_conversation_begins_with_the_shorter_one() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["user", "assistant", "system", "tool"]), st.text()), min_size=1))
 def test_rendering_is_prefix_stable_for_any_conversation(turns: list[tuple[str, str]]) -> None:
     prompts = [read_body(chat(*turns[: n + 1])).prompt for n in range(len(turns))]
-    for shorter, longer in zip(prompts, prompts[1:], strict=False):
+    for shorter, longer in itertools.pairwise(prompts):
         assert longer.startswith(shorter)
 
 
@@ -138,13 +139,14 @@ def test_media_counts_as_a_fixed_size_and_is_told_apart() -> None:
 def test_unreadable_bodies_have_no_affinity_and_a_reason(body: bytes, partial: bool) -> None:
     found = read_body(body, partial=partial)
     assert found.prompt == b""
-    assert found.size_bytes == len(body)
+    assert found.prompt_bytes == len(body)
     assert found.problem or partial
 
 
 @given(st.binary(max_size=400), st.booleans())
 def test_any_bytes_are_survived(body: bytes, partial: bool) -> None:
-    assert read_body(body, partial=partial).size_bytes == len(body)
+    found = read_body(body, partial=partial)
+    assert len(found.prompt) <= max(found.prompt_bytes, 1)
 
 
 JSON = st.recursive(
@@ -174,6 +176,16 @@ def test_a_cut_chat_body_keeps_the_prefix_of_its_prompt(text: str, escaped: bool
     assert part.model == "m"
     assert full.prompt.startswith(part.prompt)
     assert len(part.prompt) >= (len(cut) - start) // 12  # an escaped character takes up to 12 bytes of JSON
+
+
+def test_of_a_huge_body_only_the_beginning_is_read() -> None:
+    text = "a b c " * (MAX_SCAN_BYTES // 5)
+    found = read_body(encode({"model": "m", "messages": [{"role": "user", "content": text}], "stream": True}))
+    assert found.problem == ""
+    assert found.model == "m"
+    assert MAX_SCAN_BYTES * 0.99 < len(found.prompt) < MAX_SCAN_BYTES
+    assert found.prompt_bytes > len(text)
+    assert read_body(b"[" * (MAX_SCAN_BYTES + 1)).problem
 
 
 def test_depth_of_a_cut_body_is_bounded() -> None:

@@ -15,7 +15,7 @@ from pointsman.extproc.picker import Picker
 _DECISION_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _MAX_POOLS = 1_000
-"""Label values of `pool` before the rest counts as `other`: pool names come from the Plan, but Plans change for years."""
+"""Label values of `pool` before the rest counts as `other`: names come from the Plan, but Plans change for years."""
 
 
 class PickerMetrics:

@@ -105,7 +105,7 @@ class Picker:
 
     def _choose(self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes, rows: Rows) -> Decision:
         table, body = self.table, request.body
-        tokens = -(-len(body.prompt) // BYTES_PER_TOKEN) or body.size_bytes // BYTES_PER_TOKEN
+        tokens = -(-body.prompt_bytes // BYTES_PER_TOKEN)
         hashes: list[int] = []
         cached: Floats = np.zeros(len(rows))
         terms: Terms | None = None
@@ -318,7 +318,7 @@ def _why_none(codes: Codes) -> tuple[int, str]:
 def _request_hash(request: PickRequest, hashes: list[int]) -> int:
     """What ties are broken by: the user, else the prompt, else the request."""
     if request.affinity:
-        return xxhash.xxh3_64_intdigest(request.affinity)
+        return xxhash.xxh3_64_intdigest(request.affinity.encode("utf-8", "surrogatepass"))
     if hashes:
         return hashes[-1]
     return xxhash.xxh3_64_intdigest(request.body.prompt or request.request_id.encode())

@@ -21,6 +21,10 @@ import xxhash
 MAX_DEPTH = 64
 """Open brackets that a cut body may have to be read; real requests have fewer than ten."""
 
+MAX_SCAN_BYTES = 8 * 1024 * 1024
+"""Bytes of a body that are read: two million tokens, more than any context window. A body of 64 MB costs 20 ms then and
+does not hold up the others; what lies behind is counted but not matched."""
+
 MAX_CUT_TOKENS = 100_000
 """Strings, brackets, commas and colons of a cut body that are looked at: 20 ms of work. A megabyte of chat has a few
 thousand."""
@@ -77,12 +81,13 @@ class _Body(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """What a request body asks for. `prompt` is the rendering, empty when nothing could be rendered; `size_bytes` is
-    the whole body. `max_tokens` is 0 when it is not said. `problem` is empty when the body was read."""
+    """What a request body asks for. `prompt` is the rendering, empty when nothing could be rendered; `prompt_bytes` is
+    its length, or that of the body where the rendering is cut or missing. `max_tokens` is 0 when it is not said.
+    `problem` is empty when the body was read."""
 
     model: str = ""
     prompt: bytes = b""
-    size_bytes: int = 0
+    prompt_bytes: int = 0
     stream: bool = False
     max_tokens: int = 0
     cache_salt: str = ""
@@ -96,25 +101,30 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 def read_body(body: bytes, *, partial: bool = False) -> Body:
     """Read a request body. `partial`: the proxy cut it at its buffer limit, so its end is missing. Never raises."""
-    try:
-        return _rendered(_DECODER.decode(body), len(body))
-    except _UNREADABLE as error:
-        problem = str(error)
-    if partial:
-        mended = close_json(body)
+    size_bytes = len(body)
+    problem = ""
+    if size_bytes <= MAX_SCAN_BYTES:
+        try:
+            return _rendered(_DECODER.decode(body), 0)
+        except _UNREADABLE as error:
+            problem = str(error)
+    if partial or size_bytes > MAX_SCAN_BYTES:
+        mended = close_json(body[:MAX_SCAN_BYTES])
+        problem = problem or "the part that was read is no JSON object"
         if mended is not None:
             try:
-                return _rendered(_DECODER.decode(mended), len(body))
+                return _rendered(_DECODER.decode(mended), size_bytes)
             except _UNREADABLE as error:
                 problem = str(error)
-    return Body(size_bytes=len(body), problem=problem)
+    return Body(prompt_bytes=size_bytes, problem=problem)
 
 
-def _rendered(found: _Body, size_bytes: int) -> Body:
+def _rendered(found: _Body, least_bytes: int) -> Body:
+    prompt = _prompt(found)
     return Body(
         model=found.model or "",
-        prompt=_prompt(found),
-        size_bytes=size_bytes,
+        prompt=prompt,
+        prompt_bytes=max(len(prompt), least_bytes),
         stream=bool(found.stream),
         max_tokens=max(0, found.max_completion_tokens or found.max_tokens or found.max_output_tokens or 0),
         cache_salt=found.cache_salt or "",

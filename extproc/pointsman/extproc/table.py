@@ -187,7 +187,7 @@ class EndpointTable:
                 self._grow()
         for name, (_, default) in _COLUMNS.items():
             getattr(self, name)[row] = default
-        self.key_hash[row] = xxhash.xxh3_64_intdigest(key)
+        self.key_hash[row] = xxhash.xxh3_64_intdigest(key.encode())
         self._row_of[key] = row
         return row
 
