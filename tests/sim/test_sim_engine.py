@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman.sim.engine import Engine, EngineConfig, Event, EventKind, Phase, Sequence
+from pointsman.sim.engine import Engine, EngineConfig
 from pointsman.sim.kv_cache import Hit, KvCache
+from pointsman.sim.sequence import Event, EventKind, Phase, Sequence
 from pointsman.sim.step_time import StepTime, batch_ms
 
 

@@ -1,29 +1,29 @@
 """One replica of a model server in virtual time: continuous batching with chunked prefill. Pure.
 
-No sockets, no clocks, no tasks: the caller says what time it is and gets back what happened. The HTTP and gRPC shells run
-it in real time, the policy benchmark runs many of them in virtual time. Times are float ms, sizes integer tokens.
+No sockets, no clocks, no tasks: the caller says what time it is and gets back what happened. The HTTP and gRPC shells
+run it in real time, the policy benchmark runs many of them in virtual time. Times are float ms, sizes integer tokens.
 
-The scheduler is vLLM's (V1) as far as it matters to latency. Each step: every decoding sequence makes one token; what is
-left of `max_num_batched_tokens` goes to running prefills in order of admission, then to waiting sequences, first come
-first served, while `max_num_seqs` and the KV blocks allow. A sequence is admitted when its whole prompt fits. When a
-decoding sequence finds no block, the newest running sequence is preempted and later computed again.
+The scheduler is vLLM's (V1) as far as it matters to latency. Each step: every decoding sequence makes one token; what
+is left of `max_num_batched_tokens` goes to running prefills in order of admission, then to waiting sequences, first
+come first served, while `max_num_seqs` and the KV blocks allow. A sequence is admitted when its whole prompt fits. When
+a decoding sequence finds no block, the newest running sequence is preempted and later computed again.
 
-The step loop does no work per decoding sequence: a decode only moves counters (`_decode_step`, `_decode_context`), block
-needs are counted by residue of the step number, and finishes are looked up by step number.
+The step loop does no work per decoding sequence: a decode only moves counters (`_decode_step`, `_decode_context`),
+block needs are counted by residue of the step number, and finishes are looked up by step number. Four-GPU replicas
+times twelve over half an hour of trace (14,000 requests, 5 million tokens) take about a second with blocks of 512
+tokens, the unit of Mooncake's hashes, and about ten with blocks of 16.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence as SequenceOf
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import NamedTuple
+from collections.abc import Callable
 
 import msgspec
 
 from pointsman.sim.kv_cache import KvCache
+from pointsman.sim.sequence import Counters, Event, EventKind, Phase, Sequence
 from pointsman.sim.step_time import StepTime, batch_ms
 
 StepObserver = Callable[[float, int, int], None]
@@ -65,91 +65,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def context_limit(self) -> int:
-        """Prompt plus output tokens that one request can have: `max_model_len`, or less where the KV cache is smaller."""
+        """Most prompt plus output tokens of one request: `max_model_len`, or less where the KV cache is smaller."""
         return min(self.max_model_len, self.num_gpu_blocks * self.block_size)
-
-
-class Phase(Enum):
-    """Where a sequence is."""
-
-    NEW = "new"
-    WAITING = "waiting"  # for the scheduler, after the API overhead or after a preemption
-    PREFILL = "prefill"
-    DECODE = "decode"
-    ENDED = "ended"
-
-
-class EventKind(Enum):
-    """What `advance` reports. Tokens after the first are not reported one by one: see `Engine.generated`."""
-
-    FIRST_TOKEN = "first_token"  # noqa: S105 (no password)
-    FINISHED = "finished"
-    PREEMPTED = "preempted"
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Sequence:
-    """One request to an engine, and what became of it.
-
-    `block_hashes` are the chained hashes of its full blocks from the start; they may be fewer than the prompt has (the rest
-    is never shared) or go on into the output (then the answer can be hit by the next turn). `output_tokens` 0 is a
-    pooling request: it ends with its prefill. Times are engine ms, NaN until they happen.
-    """
-
-    id: int
-    block_hashes: SequenceOf[int]
-    prompt_tokens: int
-    output_tokens: int
-    finish_reason: str = "length"
-    arrived_ms: float = field(default=math.nan, init=False)
-    scheduled_ms: float = field(default=math.nan, init=False)
-    first_token_ms: float = field(default=math.nan, init=False)
-    finished_ms: float = field(default=math.nan, init=False)
-    cached_tokens: int = field(default=0, init=False)
-    """Prompt tokens found in the cache at first admission, host tier included."""
-    host_tokens: int = field(default=0, init=False)
-    preemptions: int = field(default=0, init=False)
-    phase: Phase = field(default=Phase.NEW, init=False)
-    ready_ms: float = field(default=math.nan, init=False)
-    base_tokens: int = field(default=0, init=False)
-    """Tokens that the prefill must put into the KV cache: the prompt, after a preemption the output so far, too."""
-    computed_tokens: int = field(default=0, init=False)
-    load_tokens: int = field(default=0, init=False)
-    """Tokens that this admission loads from host memory."""
-    made_tokens: int = field(default=0, init=False)
-    """Output tokens made before the current decode began; `Engine.generated` adds the rest."""
-    decode_start: int = field(default=0, init=False)
-    finish_step: int = field(default=0, init=False)
-    held: list[int] = field(default_factory=list, init=False)
-    registered_blocks: int = field(default=0, init=False)
-    retry_blocks: int = field(default=0, init=False)
-    """Blocks that were missing at the last try to admit, plus those ever pinned at that time (`_admit`)."""
-
-
-class Event(NamedTuple):
-    """Something that happened to a sequence at `at_ms` (engine time)."""
-
-    kind: EventKind
-    at_ms: float
-    sequence: Sequence
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the start, as vLLM counts them; tokens unless said otherwise."""
-
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    host_queries: int = 0
-    host_hits: int = 0
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    host_prompt_tokens: int = 0
-    generation_tokens: int = 0
-    preemptions: int = 0
-    steps: int = 0
-    finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
-    """Sequences that ended, by reason."""
 
 
 class Engine:
@@ -233,7 +150,7 @@ class Engine:
         return self._pending[0].ready_ms if self._pending else math.inf
 
     def advance(self, until_ms: float) -> list[Event]:
-        """Run every step that ends by `until_ms`; returns what happened, in order. Infinity runs to the end of all work.
+        """Run every step that ends by `until_ms`; returns what happened, in order. Infinity: to the end of all work.
 
         How a span is cut into calls makes no difference, as long as requests are submitted in time.
         """

@@ -9,6 +9,7 @@ are a model and no measurement of anybody's hardware: never publish them without
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import msgspec
 
@@ -58,7 +59,7 @@ class StepTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         tokens = [n for n, _ in self.linear_ms]
-        if len(tokens) < 2 or tokens[0] < 1 or any(b <= a for a, b in zip(tokens, tokens[1:], strict=False)):
+        if len(tokens) < 2 or tokens[0] < 1 or any(b <= a for a, b in pairwise(tokens)):
             raise ValueError("`linear_ms` must hold two or more points with growing token counts, the first >= 1")
         if self.slowdown <= 0:
             raise ValueError("`slowdown` must be above 0")

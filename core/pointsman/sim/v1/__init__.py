@@ -1,0 +1,1 @@
+"""Messages of the gRPC service; made by protos/generate.sh."""
