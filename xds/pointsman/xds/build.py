@@ -58,14 +58,19 @@ def build_resources(
     """
     memory = cache if cache is not None else BuildCache()
     known = {site.name: site for site in sites}
-    picker = memory.get((CLUSTER,), options, partial(_picker, options))
+    picker = memory.get((CLUSTER, None), options, partial(_picker, options))
     pools = gateway.pools
     listeners = gateway.listeners
+    made = {
+        CLUSTER: (picker, *(_cluster(pool, options, memory) for pool in pools)),
+        ENDPOINT: tuple(_assignment(pool, known, memory) for pool in pools),
+        LISTENER: tuple(_listener(gateway, listener, options, memory) for listener in listeners),
+        ROUTE: tuple(_routes(gateway, listener, options, memory) for listener in listeners),
+    }
+    # A type without a change keeps its dict, too: streams see by identity that there is nothing to do.
     resources = {
-        CLUSTER: by_name([picker, *(_cluster(pool, options, memory) for pool in pools)]),
-        ENDPOINT: by_name([_assignment(pool, known, memory) for pool in pools]),
-        LISTENER: by_name([_listener(gateway, listener, options, memory) for listener in listeners]),
-        ROUTE: by_name([_routes(gateway, listener, options, memory) for listener in listeners]),
+        type_url: memory.get(("all", type_url), members, partial(by_name, members))
+        for type_url, members in made.items()
     }
     memory.finish()
     return resources

@@ -1,0 +1,195 @@
+"""Conversations with the stream state machine, as text: `traces/*.txt`.
+
+A block is a command with indented lines, `----`, and exactly what came of it:
+
+    publish                      a new desired state: `TYPE name@version needs TYPE/name …` per line
+    connect sotw | delta         a new stream of the same client process
+    restart                      the control plane forgets what it knew of the client
+    request TYPE names…          SotW: `nonce=…`, `version=…` (`last`: as last received), default: the last nonce
+    subscribe TYPE names…        delta: `-name` unsubscribes, `holds=name@version,…` is sent at a reconnect
+    ack TYPE / nack TYPE text    answers the last response of that type (SotW: with the same names as before)
+    warmed / expire              the shell's timers
+    state                        what status would show
+
+What comes of it: notes, `-> TYPE #nonce name@version -removed`, and what is held back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+
+from pointsman.core.errors import PeerError
+from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale
+from pointsman.xds.resources import SHORT_NAMES, Resource
+from pointsman.xds.session import Memory, Session, Snapshot
+
+TRACES = sorted((Path(__file__).parent / "traces").glob("*.txt"))
+TYPES = {short: url for url, short in SHORT_NAMES.items()}
+
+
+def fake(type_url: str, spec: str, needs: str = "") -> Resource:
+    name, _, version = spec.partition("@")
+    references = tuple((TYPES[kind], ref) for kind, _, ref in (entry.partition("/") for entry in needs.split()))
+    return Resource(type_url, name, version, f"{name} {version}".encode(), references)
+
+
+class Script:
+    """Runs the commands of one file."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.snapshot = Snapshot()
+        self.session = Session(self.memory, self.snapshot, delta=False)
+        self.last: dict[str, Reply] = {}
+        self.names: dict[str, list[str]] = {}
+
+    def run(self, command: str, lines: list[str]) -> list[str]:
+        verb, *words = command.split()
+        out: list[str] = []
+        try:
+            out += getattr(self, f"do_{verb}")(words, lines) or []
+        except PeerError as error:
+            return [f"error: {error}"]
+        while (reply := self.session.next()) is not None:
+            self.last[reply.type_url] = reply
+            parts = [f"{r.name}@{r.version}" for r in reply.resources] + [f"-{name}" for name in reply.removed]
+            out.append(f"-> {short(reply.type_url)} #{reply.nonce} {' '.join(parts) or '(empty)'}")
+        return out + [f"   {waiting}" for waiting in self.session.waiting]
+
+    def do_publish(self, _: list[str], lines: list[str]) -> None:
+        resources: dict[str, dict[str, Resource]] = {}
+        for line in lines:
+            kind, spec, *rest = line.split(maxsplit=3)
+            resource = fake(TYPES[kind], spec, rest[1] if rest else "")
+            resources.setdefault(TYPES[kind], {})[resource.name] = resource
+        self.snapshot = Snapshot(generation=self.snapshot.generation + 1, resources=resources)
+        self.session.publish(self.snapshot)
+
+    def do_connect(self, words: list[str], _: list[str]) -> None:
+        self.session = Session(self.memory, self.snapshot, delta=words[0] == "delta")
+        self.last_version = {t: reply.version for t, reply in self.last.items()}
+        self.last = {t: replace(reply, nonce="") for t, reply in self.last.items()}
+
+    def do_restart(self, _: list[str], __: list[str]) -> None:
+        self.memory = Memory()
+
+    def do_request(self, words: list[str], _: list[str]) -> list[str]:
+        type_url = TYPES[words[0]]
+        options = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        names = [word for word in words[1:] if "=" not in word]
+        last = self.last.get(type_url)
+        nonce, version = options.get("nonce", "last"), options.get("version", "")
+        self.names[type_url] = names
+        return self.receive(
+            discovery_pb2.DiscoveryRequest(
+                type_url=type_url,
+                resource_names=names,
+                response_nonce=(last.nonce if last else "") if nonce == "last" else nonce,
+                version_info=(last.version if last else "") if version == "last" else version,
+            )
+        )
+
+    def do_subscribe(self, words: list[str], _: list[str]) -> list[str]:
+        request = discovery_pb2.DeltaDiscoveryRequest(type_url=TYPES[words[0]])
+        for word in words[1:]:
+            if word.startswith("holds="):
+                for spec in word.removeprefix("holds=").split(","):
+                    name, _, version = spec.partition("@")
+                    request.initial_resource_versions[name] = version
+            elif word.startswith("nonce="):
+                request.response_nonce = word.removeprefix("nonce=")
+            elif word.startswith("-"):
+                request.resource_names_unsubscribe.append(word[1:])
+            else:
+                request.resource_names_subscribe.append(word)
+        return self.receive(request)
+
+    def do_ack(self, words: list[str], _: list[str]) -> list[str]:
+        return self.answer(TYPES[words[0]], "")
+
+    def do_nack(self, words: list[str], _: list[str]) -> list[str]:
+        return self.answer(TYPES[words[0]], " ".join(words[1:]))
+
+    def do_warmed(self, _: list[str], __: list[str]) -> None:
+        self.session.warmed()
+
+    def do_expire(self, _: list[str], __: list[str]) -> None:
+        self.session.expire()
+
+    def do_state(self, _: list[str], __: list[str]) -> list[str]:
+        lines = [f"settled: {'yes' if self.session.settled() else 'no'}"]
+        for state in self.session.types():
+            held = " ".join(f"{name}@{version}" for name, version in sorted(state.acked.items()))
+            pending = f" pending: {' '.join(state.pending)}" if state.pending else ""
+            lines.append(f"{short(state.type_url)}: {held or '(nothing)'}{pending}")
+        lines += [f"rejected: {short(r.type_url)} {r.name}@{r.version}: {r.message}" for r in self.session.rejections()]
+        return lines
+
+    def answer(self, type_url: str, error: str) -> list[str]:
+        nonce = self.last[type_url].nonce
+        request: Request
+        if self.session.delta:
+            request = discovery_pb2.DeltaDiscoveryRequest(type_url=type_url, response_nonce=nonce)
+        else:
+            request = discovery_pb2.DiscoveryRequest(
+                type_url=type_url, response_nonce=nonce, resource_names=self.names[type_url]
+            )
+        if error:
+            request.error_detail.code = 13
+            request.error_detail.message = error
+        return self.receive(request)
+
+    def receive(self, request: Request) -> list[str]:
+        return [describe(note) for note in self.session.receive(request)]
+
+
+def short(type_url: str) -> str:
+    return SHORT_NAMES.get(type_url, type_url)
+
+
+def describe(note: Note) -> str:
+    if isinstance(note, Acked):
+        return f"acked {short(note.reply.type_url)} #{note.reply.nonce}"
+    if isinstance(note, Stale):
+        return f"stale {short(note.type_url)} #{note.nonce}"
+    assert isinstance(note, Nacked)
+    found = " ".join(f"{r.name}@{r.version}" for r in note.rejections)
+    return f"nacked {short(note.reply.type_url)} #{note.reply.nonce}: {found or 'culprit unknown'}"
+
+
+def blocks(text: str) -> list[tuple[list[str], str, list[str], list[str]]]:
+    """(comment lines, command, its lines, expected lines) per block."""
+    found = []
+    for block in text.strip().split("\n\n"):
+        lines = block.split("\n")
+        comments = [line for line in lines if line.startswith("#")]
+        body = [line for line in lines if not line.startswith("#")]
+        if not body:
+            found.append((comments, "", [], []))
+            continue
+        middle = body.index("----") if "----" in body else len(body)
+        found.append((comments, body[0], [line.strip() for line in body[1:middle]], body[middle + 1 :]))
+    return found
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+def test_trace(path: Path, request: pytest.FixtureRequest) -> None:
+    script = Script()
+    wanted, got = [], []
+    for comments, command, lines, expected in blocks(path.read_text(encoding="utf-8")):
+        if not command:
+            wanted.append("\n".join(comments))
+            got.append("\n".join(comments))
+            continue
+        out = script.run(command, lines)
+        head = [*comments, command, *(f"  {line}" for line in lines), "----"]
+        wanted.append("\n".join(head + expected))
+        got.append("\n".join(head + out))
+    if request.config.getoption("--rewrite", default=False):
+        path.write_text("\n\n".join(got) + "\n", encoding="utf-8")
+        return
+    assert "\n\n".join(got) == "\n\n".join(wanted)

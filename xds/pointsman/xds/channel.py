@@ -1,0 +1,197 @@
+"""One resource type on one stream: what the client holds, what is on its way, what comes next.
+
+The client's state moves only when it acknowledges (design D10). One response per type is on its way at a time, so a
+slow client holds up nobody and finds the newest state when it is back; nothing queues.
+
+    IDLE ──next()──▶ IN FLIGHT ──ACK──▶ IDLE, known = what was sent
+                        │
+                        └────NACK─▶ IDLE, known as before; culprits in quarantine or the rest on probation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from envoy.service.discovery.v3 import discovery_pb2
+
+from pointsman.xds.quarantine import Probation, Quarantine, Rejection
+from pointsman.xds.resources import Resource, ResourceSet
+from pointsman.xds.subscription import Subscription, keep_wanted
+
+ANYTHING: Final = (("*", "*"),)
+"""References of a resource whose content we do not know: it may need anything."""
+
+
+def unknown_content(type_url: str, name: str, version: str) -> Resource:
+    """Stands for what a client says it holds and we have never seen."""
+    return Resource(type_url, name, version, b"", ANYTHING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a client may be told of one type now.
+
+    `resources` is the state to bring it to. `withheld` are names that exist but may not be sent yet (or are in
+    quarantine): nothing is said about them, least of all that they do not exist. `desired` is where it ends when
+    nothing is held back any more.
+    """
+
+    resources: ResourceSet
+    desired: ResourceSet
+    withheld: Set[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One response. `version` is SotW's version_info (empty for delta)."""
+
+    type_url: str
+    nonce: str
+    version: str
+    resources: tuple[Resource, ...]
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFlight:
+    """A response that was not answered yet. `trial` is the part of it that the client has not accepted before."""
+
+    reply: Reply
+    generation: int
+    sent: Mapping[str, Resource]
+    trial: Mapping[str, Resource]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acked:
+    """A response was accepted."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nacked:
+    """A response was refused; `rejections` is empty while the culprit is still being looked for."""
+
+    reply: Reply
+    message: str
+    rejections: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """A request that answers an older response than the last one."""
+
+    type_url: str
+    nonce: str
+
+
+Note = Acked | Nacked | Stale
+"""What the shell may want to log or count."""
+
+
+Request = discovery_pb2.DiscoveryRequest | discovery_pb2.DeltaDiscoveryRequest
+
+
+class Nonces(Protocol):
+    """Gives the next nonce of a stream: a decimal number that counts up."""
+
+    def __call__(self) -> str: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Channel:
+    """State that SotW and delta share.
+
+    `known` is what the client acknowledged; `generations` says with which snapshot the acknowledged version was sent,
+    `sent_with` the number of the last response with that name. `forced` are names to send although nothing changed.
+    """
+
+    type_url: str
+    quarantine: Quarantine
+    nonces: Nonces
+    subscription: Subscription = field(default_factory=Subscription)
+    known: dict[str, Resource] = field(default_factory=dict)
+    generations: dict[str, int] = field(default_factory=dict)
+    in_flight: InFlight | None = None
+    probation: Probation = field(default_factory=Probation)
+    forced: set[str] = field(default_factory=set)
+    owes_answer: bool = False
+    last_nonce: str = ""
+    sent_with: dict[str, int] = field(default_factory=dict)
+    acked_version: str = ""
+
+    def firm(self, name: str) -> bool:
+        """Whether the client has `name` now and nothing on its way takes it away."""
+        return name in self.known and (self.in_flight is None or name not in self.in_flight.reply.removed)
+
+    def held(self) -> list[Resource]:
+        """Everything the client may be using: acknowledged, or sent and not answered."""
+        if self.in_flight is None:
+            return list(self.known.values())
+        return [*self.known.values(), *self.in_flight.trial.values()]
+
+    def refresh(self, name: str, since: int) -> None:
+        """Send `name` again although the client has it, unless that was done after response number `since`.
+
+        What depends on it starts anew then and waits for it (a changed cluster warms with its endpoints).
+        """
+        present = name in self.known or (self.in_flight is not None and name in self.in_flight.sent)
+        if present and self.sent_with.get(name, 0) < since:
+            self.forced.add(name)
+
+    def changed(self, wanted: ResourceSet) -> dict[str, Resource]:
+        """The wanted resources whose content the client has not acknowledged, or that must be sent again."""
+        known = self.known
+        forced = self.forced
+        return {
+            name: resource
+            for name, resource in wanted.items()
+            if name in forced or (held := known.get(name)) is None or held.version != resource.version
+        }
+
+    def unsubscribed(self) -> None:
+        """Forget what the client does not want any more."""
+        self.known = keep_wanted(self.known, self.subscription)
+        self.generations = {name: g for name, g in self.generations.items() if name in self.known}
+        self.sent_with = {name: number for name, number in self.sent_with.items() if self.subscription.wants(name)}
+        self.forced = {name for name in self.forced if self.subscription.wants(name)}
+
+    def send(self, reply: Reply, trial: Mapping[str, Resource], generation: int) -> Reply:
+        """Note that `reply` is on its way."""
+        sent = {resource.name: resource for resource in reply.resources}
+        self.in_flight = InFlight(reply=reply, generation=generation, sent=sent, trial=trial)
+        self.forced.difference_update(sent)
+        self.forced.difference_update(reply.removed)
+        self.sent_with.update(dict.fromkeys(sent, int(reply.nonce)))
+        self.owes_answer = False
+        self.last_nonce = reply.nonce
+        return reply
+
+    def acknowledge(self, known: dict[str, Resource]) -> Acked:
+        """The response on its way was accepted; `known` is what the client holds now."""
+        flight = self.in_flight
+        if flight is None:
+            raise ValueError("nothing is on its way")
+        for name in flight.sent:
+            self.generations[name] = flight.generation
+        self.known = known
+        self.acked_version = flight.reply.version
+        self.in_flight = None
+        self.probation.accepted()
+        self.unsubscribed()
+        return Acked(reply=flight.reply)
+
+    def refuse(self, message: str) -> Nacked:
+        """The response on its way was refused: the client holds what it held before."""
+        flight = self.in_flight
+        if flight is None:
+            raise ValueError("nothing is on its way")
+        self.in_flight = None
+        fresh = {name: resource for name, resource in flight.trial.items() if resource not in self.quarantine}
+        culprits = self.probation.rejected(fresh, message) if fresh else []
+        rejections = tuple(self.quarantine.add(resource, message) for resource in culprits)
+        self.unsubscribed()
+        return Nacked(reply=flight.reply, message=message, rejections=rejections)

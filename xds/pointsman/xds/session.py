@@ -1,0 +1,328 @@
+"""One stream of one client: the types on it, in order, with what the client rejected kept out.
+
+Pure: requests, snapshots and the passing of time come in as calls, responses are fetched with `next` when there is room
+to send one. The state that outlives a stream (what the client process holds, what it rejected) is its `Memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import Final
+
+from envoy.service.discovery.v3 import discovery_pb2
+
+from pointsman.core.errors import PeerError
+from pointsman.xds.channel import Acked, Channel, Note, Reply, Request
+from pointsman.xds.delta import DeltaChannel, encode_delta
+from pointsman.xds.order import View, Waiting, target
+from pointsman.xds.quarantine import Quarantine, Rejection
+from pointsman.xds.resources import (
+    CLUSTER,
+    EMPTY,
+    ENDPOINT,
+    LISTENER,
+    PUSH_ORDER,
+    ROUTE,
+    Resource,
+    Resources,
+    ResourceSet,
+    set_version,
+)
+from pointsman.xds.sotw import SotwChannel, encode_sotw
+
+TYPES_PER_STREAM: Final = 32
+"""More types than xDS has; a client that asks for more is broken."""
+
+CHILDREN: Final = {CLUSTER: ENDPOINT, LISTENER: ROUTE}
+"""A changed parent starts anew and waits for its child, changed or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a gateway is to have. `generation` counts up with every change."""
+
+    generation: int = 0
+    resources: Resources = field(default_factory=dict)
+
+
+class Memory:
+    """What is known of one client process between its streams."""
+
+    def __init__(self) -> None:
+        self.quarantine = Quarantine()
+        self.held: dict[str, dict[str, Resource]] = {}
+
+    def find(self, type_url: str, name: str, version: str) -> Resource | None:
+        """The resource of that version, if the client acknowledged it on an earlier stream."""
+        found = self.held.get(type_url, {}).get(name)
+        return found if found is not None and found.version == version else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeState:
+    """How far a client is with one type, for status.
+
+    `version` is the acknowledged SotW version; `pending` are names that it does not have yet as desired.
+    """
+
+    type_url: str
+    version: str
+    acked: Mapping[str, str]
+    pending: tuple[str, ...]
+    in_flight: bool
+
+
+class Session:
+    """The stream's state machine. `delta` selects the protocol."""
+
+    def __init__(self, memory: Memory, snapshot: Snapshot, *, delta: bool) -> None:
+        self.delta = delta
+        self._memory = memory
+        self._snapshot = snapshot
+        self._channels: dict[str, Channel] = {}
+        self._protocols: dict[str, SotwChannel | DeltaChannel] = {}
+        self._order: list[str] = []
+        self._dirty: set[str] = set()
+        self._since: dict[tuple[str, str], int] = {}
+        self._warming: set[str] = set()
+        self._patient = True
+        self._resumed = False
+        self._nonce = 0
+        self._waiting: dict[str, list[Waiting]] = {}
+
+    # events
+
+    def receive(self, request: Request) -> list[Note]:
+        """Take a request.
+
+        Raises:
+            PeerError: the stream can't go on; the shell ends it.
+        """
+        type_url = request.type_url
+        protocol = self._protocols.get(type_url)
+        if protocol is None:
+            protocol = self._open(type_url, request)
+        channel = self._channels[type_url]
+        before = channel.known  # an ACK replaces it
+        note = protocol.receive(request)
+        self._dirty.add(type_url)
+        if note is None:
+            return []
+        if isinstance(note, Acked):
+            self._accepted(channel, before, int(note.reply.nonce))
+        self._dirty.update(self._channels)
+        return [note]
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """A new desired state replaces the old one; nothing in between is ever sent."""
+        old = self._snapshot.resources
+        self._snapshot = snapshot
+        self._patient = True
+        for type_url in set(old) | set(snapshot.resources):
+            before, after = old.get(type_url, EMPTY), snapshot.resources.get(type_url, EMPTY)
+            if before is after:
+                continue
+            self._dirty.update(self._channels)
+            if type_url in {LISTENER, ROUTE}:
+                self._date(type_url, before, after)
+
+    def warmed(self) -> None:
+        """The clusters acknowledged so far had the time they need to warm."""
+        self._warming.clear()
+        self._dirty.update(self._channels)
+
+    def expire(self) -> None:
+        """Waiting took too long: send what waits as long as its clusters exist."""
+        self._patient = False
+        self._warming.clear()
+        self._dirty.update(self._channels)
+
+    def next(self) -> Reply | None:
+        """The next response to send, None while there is nothing to say."""
+        for type_url in self._order:
+            if type_url not in self._dirty:
+                continue
+            found, waiting = target(self._view(), type_url)
+            self._waiting[type_url] = waiting
+            reply = self._protocols[type_url].respond(found, self._snapshot.generation)
+            if reply is not None:
+                return reply
+            self._dirty.discard(type_url)
+        return None
+
+    def encode(self, reply: Reply, identifier: str) -> bytes:
+        """The serialised response; `identifier` names this control plane."""
+        return encode_delta(reply, identifier) if self.delta else encode_sotw(reply, identifier)
+
+    # state, for the shell and for status
+
+    @property
+    def generation(self) -> int:
+        """Generation of the snapshot this stream is being brought to."""
+        return self._snapshot.generation
+
+    @property
+    def warming(self) -> Set[str]:
+        """Clusters that were acknowledged and that nothing may use before `warmed`."""
+        return self._warming
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """What is held back for now, and why."""
+        return [entry for entries in self._waiting.values() for entry in entries if not self._arrived(entry)]
+
+    def rejections(self) -> list[Rejection]:
+        """What the client rejected of the present snapshot."""
+        quarantine = self._memory.quarantine
+        if not quarantine:
+            return []
+        return quarantine.current(r for resources in self._snapshot.resources.values() for r in resources.values())
+
+    def types(self) -> list[TypeState]:
+        """State per type, in push order."""
+        return [self._type_state(type_url) for type_url in self._order]
+
+    def settled(self) -> bool:
+        """Whether the client has acknowledged all it is to have, apart from what it rejected.
+
+        A client that takes everything (Envoy) is only settled once it asked for the routes and endpoints, too.
+        """
+        clusters, listeners = self._channels.get(CLUSTER), self._channels.get(LISTENER)
+        whole = bool(clusters and clusters.subscription.wildcard and listeners and listeners.subscription.wildcard)
+        if whole:
+            missing = [t for t, resources in self._usable().items() if resources and t not in self._channels]
+            if missing:
+                return False
+        elif not self._channels:
+            return False
+        return not any(self._open_ends(channel, whole=whole) for channel in self._channels.values())
+
+    # inside
+
+    def _open(self, type_url: str, request: Request) -> SotwChannel | DeltaChannel:
+        if not type_url:
+            raise PeerError("a request without a type URL on an aggregated stream")
+        if len(self._channels) >= TYPES_PER_STREAM:
+            raise PeerError(f"more than {TYPES_PER_STREAM} resource types on one stream")
+        channel = Channel(type_url=type_url, quarantine=self._memory.quarantine, nonces=self._next_nonce)
+        held = self._memory.held.get(type_url)
+        if isinstance(request, discovery_pb2.DeltaDiscoveryRequest):
+            fresh = not request.initial_resource_versions
+            self._resumed |= not fresh
+            protocol: SotwChannel | DeltaChannel = DeltaChannel(
+                channel, lambda name, version: self._find(type_url, name, version)
+            )
+        else:
+            fresh = not request.version_info
+            protocol = SotwChannel(channel, {set_version(held): held} if held else {})
+        if fresh and held and not self._channels:
+            # It acknowledged something before and has nothing now: a new process, with another judgement perhaps.
+            self._memory.quarantine.clear()
+            self._memory.held.clear()
+        if type_url == LISTENER:
+            self._warming.clear()  # Envoy asks for listeners when its first clusters are warm
+        self._channels[type_url] = channel
+        self._protocols[type_url] = protocol
+        known_order = {known: i for i, known in enumerate(PUSH_ORDER)}
+        self._dirty.update(self._channels)
+        self._order = sorted(self._channels, key=lambda t: (known_order.get(t, len(known_order)), t))
+        return protocol
+
+    def _arrived(self, entry: Waiting) -> bool:
+        """Whether a client that was thought to wait for something turned out to have it."""
+        held = self._channels[entry.type_url].known.get(entry.name)
+        wanted = self._snapshot.resources.get(entry.type_url, EMPTY).get(entry.name)
+        return held is not None and wanted is not None and held.version == wanted.version
+
+    def _accepted(self, channel: Channel, before: Mapping[str, Resource], nonce: int) -> None:
+        """Note what an ACK changed: new clusters warm, changed parents want their children again."""
+        self._memory.held[channel.type_url] = channel.known
+        child = self._channels.get(CHILDREN.get(channel.type_url, ""))
+        for name, resource in channel.known.items():
+            held = before.get(name)
+            if held is not None and held.version == resource.version:
+                continue
+            below = [ref for kind, ref in resource.references if kind == CHILDREN.get(channel.type_url)]
+            if child is not None:
+                for ref in below:
+                    child.refresh(ref, nonce)
+            if held is None and channel.type_url == CLUSTER and below and LISTENER in self._channels:
+                self._warming.add(name)
+
+    def _date(self, type_url: str, before: ResourceSet, after: ResourceSet) -> None:
+        """Note which resources of a type are new with this generation."""
+        for name in before.keys() - after.keys():
+            self._since.pop((type_url, name), None)
+        for name, resource in after.items():
+            held = before.get(name)
+            if held is None or held.version != resource.version:
+                self._since[type_url, name] = self._snapshot.generation
+
+    def _next_nonce(self) -> str:
+        self._nonce += 1
+        return str(self._nonce)
+
+    def _find(self, type_url: str, name: str, version: str) -> Resource | None:
+        wanted = self._snapshot.resources.get(type_url, EMPTY).get(name)
+        if wanted is not None and wanted.version == version:
+            return wanted
+        return self._memory.find(type_url, name, version)
+
+    def _usable(self) -> dict[str, ResourceSet]:
+        return self._without_rejected()[0]
+
+    def _without_rejected(self) -> tuple[dict[str, ResourceSet], dict[str, Set[str]]]:
+        """The desired state with the last good version of what was rejected, and the names that have none."""
+        quarantine = self._memory.quarantine
+        if not quarantine:
+            return dict(self._snapshot.resources), {}
+        usable: dict[str, ResourceSet] = {}
+        withheld: dict[str, Set[str]] = {}
+        for type_url, resources in self._snapshot.resources.items():
+            rejected = [name for name, resource in resources.items() if resource in quarantine]
+            if not rejected:
+                usable[type_url] = resources
+                continue
+            known = self._channels[type_url].known if type_url in self._channels else {}
+            good = dict(resources)
+            for name in rejected:
+                if name in known:
+                    good[name] = known[name]
+                else:
+                    del good[name]
+            usable[type_url] = good
+            withheld[type_url] = {name for name in rejected if name not in known}
+        return usable, withheld
+
+    def _view(self) -> View:
+        usable, withheld = self._without_rejected()
+        return View(
+            desired=usable,
+            withheld=withheld,
+            channels=self._channels,
+            since=self._since,
+            warming=self._warming,
+            patient=self._patient,
+            resumed=self._resumed,
+        )
+
+    def _open_ends(self, channel: Channel, *, whole: bool) -> bool:
+        """Whether something of a type is still to be sent or to be answered."""
+        if channel.in_flight is not None:
+            return True
+        wanted = self._usable().get(channel.type_url, EMPTY)
+        if not whole:
+            wanted = channel.subscription.select(wanted)
+        return bool(channel.changed(wanted)) or bool(channel.known.keys() - wanted.keys())
+
+    def _type_state(self, type_url: str) -> TypeState:
+        channel = self._channels[type_url]
+        wanted = channel.subscription.select(self._snapshot.resources.get(type_url, EMPTY))
+        return TypeState(
+            type_url=type_url,
+            version=channel.acked_version,
+            acked={name: resource.version for name, resource in channel.known.items()},
+            pending=tuple(channel.changed(wanted)),
+            in_flight=channel.in_flight is not None,
+        )
