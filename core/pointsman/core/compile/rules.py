@@ -161,6 +161,4 @@ def _grpc_path(method: GRPCMethodMatch | None) -> StringMatch:
         if method.method:
             return StringMatch(type=MatchType.EXACT, value=f"/{method.service}/{method.method}")
         return StringMatch(type=MatchType.PREFIX, value=f"/{method.service}")
-    service = f"(?:{method.service})" if method.service else "[^/]+"
-    called = f"(?:{method.method})" if method.method else "[^/]+"
-    return StringMatch(type=MatchType.REGEX, value=f"/{service}/{called}")
+    return StringMatch(type=MatchType.REGEX, value=method.pattern)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -18,6 +19,8 @@ Found = Iterator[tuple[Path, str, str]]
 HeaderName = Annotated[str, rule(syntax.header_name)]
 HeaderValue = Annotated[str, rule(syntax.header_value)]
 
+_FRAMING = frozenset({"host", "connection", "content-length", "transfer-encoding", "upgrade"})
+"""Headers that frame the message; Envoy writes them, and refuses a configuration that edits `host`."""
 MAX_MATCHES = 128
 """Matches of all rules of a route (Gateway API)."""
 
@@ -83,14 +86,22 @@ class GRPCMethodMatch(Fields, frozen=True, kw_only=True):
     def complaints(self) -> Found:
         if not self.service and not self.method:
             yield (), "neither service nor method is given", "expected one of them"
-        for field, value, check in (
-            ("service", self.service, syntax.grpc_service),
-            ("method", self.method, syntax.grpc_method),
-        ):
-            if value and self.type == "RegularExpression":
-                yield from _regex((field,), value)
-            elif value and (complaint := check(value)):
-                yield (field,), *complaint
+        elif self.type == "RegularExpression":
+            given: Path = ("service",) if self.service else ("method",)
+            yield from _regex(given, self.pattern)
+        else:
+            for field, value, check in (
+                ("service", self.service, syntax.grpc_service),
+                ("method", self.method, syntax.grpc_method),
+            ):
+                if value and (complaint := check(value)):
+                    yield (field,), *complaint
+
+    @property
+    def pattern(self) -> str:
+        """An expression for the request path `/Service/Method`; what is not given may be anything."""
+        parts = [(part if self.type != "Exact" else re.escape(part)) for part in (self.service, self.method)]
+        return "".join(f"/(?:{part})" if part else "/[^/]+" for part in parts)
 
 
 class GRPCMatch(Fields, frozen=True, kw_only=True):
@@ -120,8 +131,8 @@ class HeaderModifier(Fields, frozen=True, kw_only=True):
         for field, names in named:
             yield from _repeated(field, names)
             for index, name in enumerate(names):
-                if name == "host":
-                    yield (field, index), "the host header can't be changed", "remove it"
+                if name in _FRAMING:
+                    yield (field, index), f"the header {name} can't be changed", "remove it"
 
 
 class Filter(Fields, frozen=True, kw_only=True):
