@@ -43,7 +43,6 @@ class FakeGateway:
             self.bodies.append(body)
             self.arrived.notify_all()
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        request["body"] = body
         await self.behave(self, request, response)
         return response
 

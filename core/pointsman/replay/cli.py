@@ -30,6 +30,7 @@ EXIT_FAILURES: Final = 2
 EXIT_INTERRUPTED: Final = 130
 """Exit codes: nothing was replayed; some requests failed; Ctrl-C (128 + SIGINT, as shells count)."""
 
+PIPE_COLUMNS: Final = 120
 MAX_JITTER_S: Final = 3600.0
 
 
@@ -135,7 +136,9 @@ def replay_command(
     if output == "json":
         click.echo(report_json(report), nl=False)
     else:
-        Console(highlight=False).print(render(report))
+        console = Console(highlight=False)
+        # A pipe or a file has no width of its own; 80 columns would cut the names.
+        console.print(render(report), width=None if console.is_terminal else PIPE_COLUMNS)
     sys.exit(exit_code(report))
 
 

@@ -217,11 +217,11 @@ async def _send(
         e2e_ms=((clock.monotonic_s() if end_s is None else end_s) - timing.due_s) * 1000,
         status=status,
         failure=failure,
-        detail=detail[:MAX_DETAIL_CHARS],
+        detail=_plain(detail),
         prompt_tokens=stream.prompt_tokens,
         cached_tokens=stream.cached_tokens,
         output_tokens=stream.output_tokens,
-        replica=stream.replica,
+        replica=_plain(stream.replica),
     )
 
 
@@ -241,6 +241,11 @@ def _failure_of(error: Exception, status: int) -> Failure:
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> str:
-    """The beginning of an error answer, on one line, with the reason header of Pointsman's own answers."""
+    """The beginning of an error answer after the reason header of Pointsman's own answers."""
     text = (await response.content.read(2 * MAX_DETAIL_CHARS)).decode(errors="replace")
-    return " ".join(f"{response.headers.get(REASON_HEADER, '')} {text}".split())
+    return f"{response.headers.get(REASON_HEADER, '')} {text}"
+
+
+def _plain(text: str) -> str:
+    """What a peer wrote, as one short line that a terminal can show: nothing in it that moves a cursor."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_DETAIL_CHARS]
