@@ -14,39 +14,14 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from extproc.fleet import POOL, make_plan
 from pointsman.core import wire
 from pointsman.core.clock import SystemClock
-from pointsman.core.model import Endpoint, Health, Plan, Pool, Site, SiteGroup
+from pointsman.core.model import Health
 from pointsman.extproc import Picker, add_services
 from support.envoy import running_envoy
 
-POOL = "default/llama"
 TYPE = "type.googleapis.com/envoy.extensions"
-
-
-def make_plan(
-    endpoints: dict[str, list[str]],
-    *,
-    pool: str = POOL,
-    health: dict[str, Health] | None = None,
-    sites: tuple[Site, ...] = (),
-) -> Plan:
-    """A Plan of one pool: site → endpoints (`ip:port`), the first site at priority 0."""
-
-    def endpoint(site: str, key: str) -> Endpoint:
-        host, port = key.rsplit(":", 1)
-        state = (health or {}).get(key, Health.UNKNOWN)
-        return Endpoint(name=key, address=host.strip("[]"), port=int(port), site=site, health=state)
-
-    groups = tuple(
-        SiteGroup(site=site, priority=priority, weight=1, endpoints=tuple(endpoint(site, key) for key in keys))
-        for priority, (site, keys) in enumerate(endpoints.items())
-    )
-    known = {site.name for site in sites}
-    return Plan(
-        sites=tuple(sorted((*sites, *(Site(name=n) for n in endpoints if n not in known)), key=lambda s: s.name)),
-        pools=(Pool(name=pool, groups=groups),),
-    )
 
 
 class Upstream:

@@ -144,8 +144,7 @@ def _stick(model: CostModel, table: EndpointTable, rows: Rows, cached: Floats) -
 
 def _kv_wait(model: CostModel, load: Load, uncached: Floats) -> Floats:
     """Time until enough KV is free: what is missing over the rate at which requests give theirs back."""
-    room = np.nan_to_num(load.capacity_tokens, nan=np.inf) * model.kv_full
-    missing = np.maximum(0.0, load.kv_tokens + uncached - room)
+    missing = np.fmax(load.kv_tokens + uncached - model.kv_full * load.capacity_tokens, 0.0)  # NaN is 0
     return missing * model.residence_ms / np.maximum(load.kv_tokens, 1.0)
 
 

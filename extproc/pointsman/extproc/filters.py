@@ -44,8 +44,9 @@ def filter_rows(
     """
     rows = pool.rows
     codes = np.zeros(len(rows), dtype=np.int8)
-    if table.models and model:
-        has = np.fromiter((_may_serve(table, int(row), model) for row in rows), dtype=np.bool_, count=len(rows))
+    if model and len(table.model_sets) > 1:
+        serving = np.array([names is None or model in names for names in table.model_sets], dtype=np.bool_)
+        has = serving[table.model_set[rows]]
         if has.any():
             codes[~has] = Filtered.MODEL_MISSING
     codes[table.site_draining[table.site[rows]]] = Filtered.SITE_DRAINING
@@ -59,8 +60,3 @@ def filter_rows(
         allowed = np.array([residency <= tags for tags in table.site_jurisdictions], dtype=np.bool_)
         codes[~allowed[table.site[rows]]] = Filtered.RESIDENCY
     return codes
-
-
-def _may_serve(table: EndpointTable, row: int, model: str) -> bool:
-    models = table.models.get(row)
-    return models is None or model in models

@@ -223,12 +223,8 @@ class Picker:
     def models(self, key: str, names: frozenset[str] | None) -> None:
         """The models and adapters that an endpoint says it serves; None: not known (it may serve any)."""
         row = self.table.row(key)
-        if row is None:
-            return
-        if names is None:
-            self.table.models.pop(row, None)
-        else:
-            self.table.models[row] = names
+        if row is not None:
+            self.table.set_models(row, names)
 
     def expire(self) -> int:
         """Drop accounts that were silent for too long; each pick does it too."""

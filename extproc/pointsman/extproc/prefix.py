@@ -117,6 +117,9 @@ class PrefixIndex:
                 rows_of[block] = rows_of.get(block, 0) | bit
         self._total += len(held) - before
         self._trim(row, held)
+        if self._total > self._max_blocks:  # other rows still hold the share of a smaller fleet
+            for other, blocks in self._blocks.items():
+                self._trim(other, blocks)
 
     def forget(self, row: int) -> None:
         """Drop all of a row: its engine restarted, or the row is free."""

@@ -48,7 +48,7 @@ def fuse(table: EndpointTable, rows: Rows, now_s: float, mean_prefill_ms: float)
     usage = blend(table.seen_kv_usage[rows], weight)
     capacity = table.capacity_tokens[rows]
     requests = table.requests[rows].astype(np.float64)
-    seen_kv = np.nan_to_num(usage * capacity)
+    seen_kv = np.fmax(usage * capacity, 0.0)  # NaN is 0
     backlog = np.maximum(table.pending_ms[rows], waiting * mean_prefill_ms)
     return Load(
         backlog_ms=backlog,
@@ -95,4 +95,4 @@ def _ramp(backlog: Floats, age_s: Floats) -> Floats:
     if not fresh.any() or fresh.all():
         return np.zeros(len(backlog))
     missing = np.maximum(0.0, float(backlog[~fresh].mean()) - backlog)
-    return np.where(fresh, missing * (1.0 - age_s / RAMP_S), 0.0)
+    return missing * (1.0 - np.minimum(age_s, RAMP_S) / RAMP_S)

@@ -38,6 +38,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "pending_tokens": (np.int64, 0),
     "context_tokens": (np.int64, 0),
     "fresh_kv_tokens": (np.int64, 0),
+    "model_set": (np.int32, 0),
     "seen_at_s": (np.float64, -np.inf),
     "seen_waiting": (np.float64, np.nan),
     "seen_running": (np.float64, np.nan),
@@ -84,6 +85,7 @@ class EndpointTable:
     pending_tokens: npt.NDArray[np.int64]  # their uncached tokens
     context_tokens: npt.NDArray[np.int64]  # prompts of all in flight
     fresh_kv_tokens: npt.NDArray[np.int64]  # their uncached part: KV that did not exist before
+    model_set: npt.NDArray[np.int32]  # index into `model_sets`
     seen_at_s: Floats  # monotonic time of the last good scrape
     seen_waiting: Floats
     seen_running: Floats
@@ -107,7 +109,7 @@ class EndpointTable:
         self._pools: dict[str, PoolRows] = {}
         self._site_of: dict[str, int] = {}
         self._first_plan = True
-        self.models: dict[int, frozenset[str]] = {}
+        self.model_sets: list[frozenset[str] | None] = [None]
         self.site_names: list[str] = []
         self.site_draining: Mask = np.zeros(0, dtype=np.bool_)
         self.site_usd: Floats = np.zeros(0)
@@ -132,6 +134,20 @@ class EndpointTable:
     def keys(self) -> tuple[str, ...]:
         """Endpoints of the current Plan, sorted."""
         return tuple(sorted(self._present))
+
+    def set_models(self, row: int, names: frozenset[str] | None) -> None:
+        """What an endpoint is known to serve, None: anything. Equal sets are kept once, so that filters are cheap."""
+        if names not in self.model_sets:
+            if len(self.model_sets) > 2 * len(self._keys):
+                self._compact_model_sets()
+            self.model_sets.append(names)
+        self.model_set[row] = self.model_sets.index(names)
+
+    def _compact_model_sets(self) -> None:
+        """Drop the sets that no row has any more: adapters come and go."""
+        used, index = np.unique(np.append(self.model_set, 0), return_inverse=True)
+        self.model_sets = [self.model_sets[int(i)] for i in used]
+        self.model_set = index[:-1].astype(np.int32)
 
     def sync(self, plan: Plan, now_s: float) -> Changes:
         """Follow a new Plan. Endpoints new to a running fleet get `added_at_s` = now, those of the first Plan none."""
@@ -200,7 +216,6 @@ class EndpointTable:
     def _release(self, key: str) -> int:
         row = self._row_of.pop(key)
         self._keys[row] = None
-        self.models.pop(row, None)
         self._free.append(row)
         return row
 
