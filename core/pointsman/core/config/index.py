@@ -102,6 +102,6 @@ def suggest_key(key: str, known: Iterable[str], kind: str) -> str:
     if close := difflib.get_close_matches(key, names, n=1, cutoff=0.6):
         return f"did you mean {shown(close[0])}?"
     if not names:
-        return f"there is no {kind} in the folder"
+        return f"there is no valid {kind} in the folder"
     few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     return f"there is {few}"

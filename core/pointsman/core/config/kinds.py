@@ -58,6 +58,9 @@ GROUPS: dict[str, Group] = {
         {}, {}, frozenset({"InferencePoolImport", "InferenceObjective", "InferenceModelRewrite"})
     ),
 }
+CLUSTER_SCOPED = frozenset(
+    kind for group in GROUPS.values() for kind, struct in group.kinds.items() if struct.cluster_scoped
+)
 _HOME = {kind: (name, group.versions[kind][0]) for name, group in GROUPS.items() for kind in group.kinds}
 _ALIKE = 0.9  # a slip of the pen in a group's name, not another group of Kubernetes
 

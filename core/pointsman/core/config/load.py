@@ -9,7 +9,7 @@ from pointsman.core.config.check_pools import check_own_names, check_pools, drop
 from pointsman.core.config.check_routes import check_routes
 from pointsman.core.config.document import Document
 from pointsman.core.config.index import Index, Item, build_index
-from pointsman.core.config.kinds import struct_of
+from pointsman.core.config.kinds import CLUSTER_SCOPED, struct_of
 from pointsman.core.config.manifests import Ignored, Manifests
 from pointsman.core.config.meta import DEFAULT_NAMESPACE, Resource
 from pointsman.core.config.schema import read
@@ -35,11 +35,12 @@ def validate(source: Source) -> Manifests:
             continue
         if isinstance(struct, Problem):
             problems.append(struct)
+            broken.add(_identity(document, str(document.data.get("kind"))))
             continue
         value, found = read(document, struct)
         problems += found
         if value is None:
-            broken.add(_identity(document, struct))
+            broken.add(_identity(document, struct.__name__))
         else:
             items.append(Item(value, document))
     index = build_index(items, broken, problems)
@@ -82,9 +83,9 @@ def _ignored(document: Document, why: str) -> Ignored:
     )
 
 
-def _identity(document: Document, struct: type[Resource]) -> tuple[str, str]:
-    """Kind and key of a manifest that did not fit its type, as far as they can be read."""
+def _identity(document: Document, kind: str) -> tuple[str, str]:
+    """Kind and key of a manifest that was refused, as far as they can be read."""
     metadata = document.data.get("metadata")
     known = metadata if isinstance(metadata, dict) else {}
     name, namespace = known.get("name"), known.get("namespace") or DEFAULT_NAMESPACE
-    return struct.__name__, str(name) if struct.cluster_scoped else f"{namespace}/{name}"
+    return kind, str(name) if kind in CLUSTER_SCOPED else f"{namespace}/{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -90,6 +91,9 @@ class SliceEndpoint(Fields, frozen=True, kw_only=True):
     deprecated_topology: Any = None
 
     def complaints(self) -> Found:
+        address = ipaddress.ip_address(self.addresses[0])
+        if address.is_unspecified or address.is_multicast:
+            yield ("addresses", 0), f"nobody can connect to {address}", "expected the address of one machine"
         if len(self.addresses) > 1:
             yield ("addresses", 1), "a second address", "expected one; write another endpoint for it"
 

@@ -68,7 +68,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     lower = {w.lower(): w for w in words}
     if close := difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6):
         return f"did you mean {shown(lower[close[0]])}?"
-    return f"expected one of {', '.join(words)}" if words else ""
+    return f"expected {'one of ' if len(words) > 1 else ''}{', '.join(words)}" if words else ""
 
 
 @cache
@@ -115,12 +115,15 @@ class _Walk:
     def _annotated(self, value: Any, kind: inspect.Type, extra: dict[str, Any], path: Path) -> Any:
         if isinstance(value, str) and value in extra.get("not_yet", ()):
             return self._bad(path, f"{shown(value)} is not supported yet", _choices(kind))
-        result = self.value(value, kind, path)
         check: Check | None = extra.get("check")
-        if check is None or not isinstance(result, str):
+        if check is None:
+            return self.value(value, kind, path)
+        if _is_number(value) and (complaint := check(str(value))):
+            return self._bad(path, *complaint)  # quotes alone would not mend it
+        result = self.value(value, kind, path)
+        if not isinstance(result, str) or (complaint := check(result)) is None:
             return result
-        complaint = check(result)
-        return result if complaint is None else self._bad(path, *complaint)
+        return self._bad(path, *complaint)
 
     def _unexpected(self, value: Any, expected: str, path: Path) -> _Invalid:
         return self._bad(path, f"found {shown(value)}", f"expected {expected}")
@@ -133,7 +136,7 @@ class _Walk:
 
     def _string(self, value: Any, kind: inspect.StrType, path: Path) -> Any:
         if not isinstance(value, str):
-            quotes = "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
+            quotes = "; put it in quotes" if isinstance(value, bool) or _is_number(value) else ""
             return self._unexpected(value, f"a string{quotes}", path)
         if kind.min_length and not value:
             return self._bad(path, "is empty", "expected a value")
@@ -143,7 +146,7 @@ class _Walk:
 
     def _number(self, value: Any, kind: inspect.IntType | inspect.FloatType, path: Path) -> Any:
         whole = isinstance(kind, inspect.IntType)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        if not _is_number(value) or (whole and isinstance(value, float)):
             return self._bad(path, f"found {shown(value)}", _expectation(kind))
         if (kind.ge is not None and value < kind.ge) or (kind.le is not None and value > kind.le):
             return self._bad(path, f"found {shown(value)}", _expectation(kind))
@@ -200,6 +203,10 @@ class _Walk:
 def _choices(kind: inspect.Type) -> str:
     values = [str(value) for value in kind.values if value] if isinstance(kind, inspect.LiteralType) else []
     return f"expected {'one of ' if len(values) > 1 else ''}{', '.join(values)}" if values else ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _bounds(low: float | None, high: float | None) -> str:

@@ -24,14 +24,14 @@ def dns_label(value: str) -> Complaint | None:
     """A DNS-1123 label: namespaces, sites."""
     if len(value) <= 63 and _LABEL.match(value):
         return None
-    return f"{shown(value)} is not a valid name", "expected at most 63 of a-z, 0-9 and -, not first or last a -"
+    return f"{shown(value)} is not a valid name", "expected lower-case letters, digits and - only, up to 63"
 
 
 def dns_subdomain(value: str) -> Complaint | None:
     """A DNS-1123 subdomain: names of most objects, section names."""
     if len(value) <= 253 and all(_LABEL.match(part) for part in value.split(".")):
         return None
-    return f"{shown(value)} is not a valid name", "expected at most 253 of a-z, 0-9, - and ., parts not framed by -"
+    return f"{shown(value)} is not a valid name", "expected lower-case letters, digits, - and . only, up to 253"
 
 
 def label_value(value: str) -> Complaint | None:
