@@ -136,9 +136,8 @@ def replay_command(
     if output == "json":
         click.echo(report_json(report), nl=False)
     else:
-        console = Console(highlight=False)
-        # A pipe or a file has no width of its own; 80 columns would cut the names.
-        console.print(render(report), width=None if console.is_terminal else PIPE_COLUMNS)
+        # A pipe or a file has no width of its own; 80 columns would break the lines.
+        Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(render(report))
     sys.exit(exit_code(report))
 
 
