@@ -78,6 +78,23 @@ async def test_a_replay_with_named_upstreams_asks_no_admin_api(gateway: FakeGate
     assert result.after[key].since(result.before[key]) == Counters(query_tokens=2400, hit_tokens=2048)
 
 
+async def test_an_upstream_that_speaks_no_http_1_is_a_short_note(gateway: FakeGateway, trace: Path) -> None:
+    async def settings(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes.fromhex("000018040000000000") + bytes(24))  # how an HTTP/2 server begins
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(settings, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        options = ReplayOptions(trace=trace, gateway=gateway.url, upstreams=(upstream_of_url(url),))
+        result = await replay(options)
+    name = url.removeprefix("http://")
+    # It may also be seen as a lost connection, when the close comes first.
+    assert result.notes[0].startswith(f"no counters of {name} (1): {url}/metrics ")
+    assert "\n" not in result.notes[0]
+
+
 async def test_metrics_of_something_else_are_a_note(gateway: FakeGateway, trace: Path) -> None:
     gateway.metrics = lambda: "go_goroutines 7\n"
     options = ReplayOptions(trace=trace, gateway=gateway.url, upstreams=(upstream_of_url(gateway.url),))

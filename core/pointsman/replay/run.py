@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 
 from pointsman.core.clock import Clock, SystemClock
+from pointsman.core.defaults import ADMIN_PORT, LOOPBACK
 from pointsman.core.errors import ConfigError, PeerError, Problem, UpstreamError
 from pointsman.replay.load import LoadOptions, Tally, client_session, run_load
 from pointsman.replay.progress import ProgressSink, Silent
@@ -22,7 +23,7 @@ from pointsman.replay.report import ReplayResult
 from pointsman.replay.trace import Selection, load_trace
 from pointsman.replay.upstreams import Upstream, discover, fetch, scrape
 
-DEFAULT_ADMIN: Final = "http://127.0.0.1:9901"
+DEFAULT_ADMIN: Final = f"http://{LOOPBACK}:{ADMIN_PORT}"
 """Asked for the upstreams when nothing else is said and the gateway is on this machine too."""
 
 PROGRESS_INTERVAL_S: Final = 0.25

@@ -130,5 +130,8 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> bytes:
             return bytes(page)
     except TimeoutError as error:
         raise UpstreamError(f"{url} did not answer in {FETCH_TIMEOUT_S:g} s") from error
+    except aiohttp.ClientResponseError as error:
+        # Its text is the parser's picture of the bytes, many lines long; a gRPC port is the usual cause.
+        raise UpstreamError(f"{url} does not answer in HTTP/1.1") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise UpstreamError(f"{url} cannot be reached: {error}") from error
