@@ -1,0 +1,107 @@
+"""The admin server: what runs, how it is, and the metrics. Read-only, on loopback unless said otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+
+Json = dict[str, Any]
+
+
+class StatusSource(Protocol):
+    """Where the admin server reads from. Every value is JSON-able; reading changes nothing and takes microseconds."""
+
+    def ready(self) -> bool:
+        """Whether a configuration is in force."""
+
+    def status(self) -> Json:
+        """The tree gateway → pool → site → endpoint with health and load, and the state of the configuration."""
+
+    def endpoints(self) -> list[Json]:
+        """One object for each endpoint: `key` (`ip:port`), `name`, `site`, `pool`."""
+
+    def explain(self, pick_id: str) -> Json | None:
+        """A recent pick with its candidates, terms and reasons; by our pick id or by the request id."""
+
+
+def admin_application(source: StatusSource, registry: CollectorRegistry) -> web.Application:
+    """The routes of the admin server.
+
+    | path | answer |
+    |---|---|
+    | `/healthz` | 200 while the process lives |
+    | `/readyz` | 200 once a configuration is in force, else 503 |
+    | `/metrics` | Prometheus text format |
+    | `/api/v1/status` | see `StatusSource.status` |
+    | `/api/v1/endpoints` | see `StatusSource.endpoints` |
+    | `/api/v1/picks/{id}` | see `StatusSource.explain`, 404 when it is not remembered |
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if source.ready() else web.Response(status=503, text="no configuration\n")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(registry), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def pick(request: web.Request) -> web.Response:
+        found = source.explain(request.match_info["id"])
+        if found is None:
+            return _json({"error": "this pick is not remembered: only recent ones are"}, status=404)
+        return _json(found)
+
+    def reading(read: Callable[[], Any]) -> Callable[[web.Request], Any]:
+        async def handler(_: web.Request) -> web.Response:
+            return _json(read())
+
+        return handler
+
+    application = web.Application()
+    application.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/metrics", metrics),
+            web.get("/api/v1/status", reading(source.status)),
+            web.get("/api/v1/endpoints", reading(source.endpoints)),
+            web.get("/api/v1/picks/{id}", pick),
+        ]
+    )
+    return application
+
+
+class AdminServer:
+    """The admin application on an address of its own; `url` is known after `start`."""
+
+    def __init__(self, application: web.Application, *, address: str, port: int) -> None:
+        self._runner = web.AppRunner(application, access_log=None)
+        self._address = address
+        self._port = port
+        self.url = ""
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._address, self._port).start()
+        address, port = self._runner.addresses[0][:2]
+        self.url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+    async def stop(self) -> None:
+        """Stop listening and close all connections."""
+        await self._runner.cleanup()
+
+
+def _json(value: Any, *, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")

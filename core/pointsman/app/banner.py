@@ -1,0 +1,40 @@
+"""What `pointsman up` prints once everything is ready."""
+
+from __future__ import annotations
+
+import json
+
+from pointsman.app.up import Running
+
+
+def banner(running: Running) -> str:
+    """Addresses, and commands that can be pasted: a streamed answer, the status, and how to break a replica."""
+    lines = ["", "Pointsman is ready."]
+    lines += [f"  gateway     {url}   ({name})" for name, urls in running.gateways.items() for url in urls]
+    lines += [f"  admin       {running.admin}", f"  xDS, picker {running.grpc}"]
+    if running.simulator:
+        lines += [f"  simulator   {running.simulator}"]
+    chat_url = next((urls[0] for urls in running.gateways.values() if urls), "")
+    if chat_url and running.model:
+        body = {
+            "model": running.model,
+            "stream": True,
+            "max_tokens": 32,
+            "messages": [{"role": "user", "content": "Where does this train go?"}],
+        }
+        lines += [
+            "",
+            "Ask it something:",
+            f"  curl -N {chat_url}/v1/chat/completions -H 'content-type: application/json' \\",
+            f"    -d '{json.dumps(body)}'",
+        ]
+    lines += ["", "See the fleet:", f"  curl -s {running.admin}/api/v1/status"]
+    if running.simulator and running.replicas:
+        name = running.replicas[0]
+        lines += [
+            "",
+            f"Crash {name}, then bring it back:",
+            f"  curl -X PUT {running.simulator}/replicas/{name}/faults -d '{{\"exit\": true}}'",
+            f"  curl -X DELETE {running.simulator}/replicas/{name}/faults",
+        ]
+    return "\n".join([*lines, "", "Ctrl-C stops everything.", ""])

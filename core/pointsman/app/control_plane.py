@@ -1,0 +1,186 @@
+"""The control plane and the picker in one process: a folder of manifests in, xDS, picks and the admin API out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import grpc
+import structlog
+from prometheus_client import CollectorRegistry
+
+from pointsman.app.admin import AdminServer, admin_application
+from pointsman.app.ports import PortError, Wanted, check_free, is_loopback
+from pointsman.app.status import FleetStatus
+from pointsman.core import defaults
+from pointsman.core.clock import SystemClock
+from pointsman.core.compile import compile_plan
+from pointsman.core.config import ConfigWatcher, Manifests, load
+from pointsman.core.errors import ConfigError, PointsmanError
+from pointsman.core.model import Plan
+from pointsman.core.snapshot import PlanHolder
+from pointsman.extproc import Picker, PickPolicy, Scraper, add_services
+from pointsman.xds import BuildOptions, XdsServer
+
+log = structlog.get_logger()
+
+GRPC_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share its traffic
+    ("grpc.max_receive_message_length", 128 * 1024 * 1024),  # the largest prompt (64 MiB) in one message, and room
+    ("grpc.max_send_message_length", -1),
+    # Envoy pings idle connections every 10 s; gRPC's default takes more than one ping in 5 minutes for an attack.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+STOP_GRACE_S: Final = 0.5
+"""How long running gRPC streams may take to end; xDS streams never end by themselves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlaneOptions:
+    """What the user chose. Ports of 0 are any free port."""
+
+    config: Path
+    grpc_address: str = defaults.LOOPBACK
+    grpc_port: int = defaults.GRPC_PORT
+    admin_address: str = defaults.LOOPBACK
+    admin_port: int = defaults.ADMIN_PORT
+    allow_plaintext: bool = False
+    policy: PickPolicy = PickPolicy.JOINT
+
+    def wanted_ports(self) -> list[Wanted]:
+        """The addresses that the control plane itself listens on."""
+        return [
+            Wanted(
+                address=self.grpc_address,
+                port=self.grpc_port,
+                purpose="the gRPC server (xDS, picker, access logs)",
+                setting="--grpc-port",
+            ),
+            Wanted(
+                address=self.admin_address, port=self.admin_port, purpose="the admin server", setting="--admin-port"
+            ),
+        ]
+
+    def check(self) -> None:
+        """Refuse what would let strangers in.
+
+        Raises:
+            PortError: an address that others reach, without the flag that allows it.
+        """
+        for name, address in (("--grpc-address", self.grpc_address), ("--admin-address", self.admin_address)):
+            if not is_loopback(address) and not self.allow_plaintext:
+                raise PortError(
+                    f"{name} {address} is reachable from other machines, without encryption or identity; "
+                    "keep it on 127.0.0.1 or say --allow-plaintext if the network is yours alone"
+                )
+
+
+class ControlPlane:
+    """Everything but Envoy and the upstreams. Used as an asynchronous context manager.
+
+    The first configuration must be good (else `ConfigError`); later ones that are not leave the last good one in
+    force and are shown in the log, the metrics and the status.
+    """
+
+    def __init__(self, options: ControlPlaneOptions, *, on_plan: Callable[[Plan], None] | None = None) -> None:
+        self._options = options
+        self._on_plan = on_plan
+        self._clock = SystemClock()
+        self._stack = AsyncExitStack()
+        self.holder = PlanHolder()
+        self.registry = CollectorRegistry()
+        self.picker = Picker(self._clock, policy=options.policy)
+        self.grpc_port = 0
+        self.admin_url = ""
+
+    async def __aenter__(self) -> Self:
+        options = self._options
+        options.check()
+        check_free(options.wanted_ports())
+        plan = compile_plan(load(options.config))  # before anything listens: a bad folder starts nothing
+        async with AsyncExitStack() as stack:
+            await self._serve_grpc(stack)
+            self.status = FleetStatus(
+                holder=self.holder,
+                picker=self.picker,
+                xds=self.xds,
+                folder=options.config,
+                registry=self.registry,
+                clock=self._clock,
+            )
+            admin = AdminServer(
+                admin_application(self.status, self.registry), address=options.admin_address, port=options.admin_port
+            )
+            stack.push_async_callback(admin.stop)
+            await admin.start()
+            self.admin_url = admin.url
+            self._publish(plan)
+            watcher = ConfigWatcher(options.config, on_good=self._on_manifests, on_bad=self._on_bad)
+            self._run_beside(stack, "configuration watcher", watcher.run())
+            self._run_beside(stack, "scraper", Scraper(self.picker, self.holder).run())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _serve_grpc(self, stack: AsyncExitStack) -> None:
+        options = self._options
+        server = grpc.aio.server(options=GRPC_OPTIONS)
+        address = f"[{options.grpc_address}]" if ":" in options.grpc_address else options.grpc_address
+        try:
+            self.grpc_port = server.add_insecure_port(f"{address}:{options.grpc_port}")
+        except RuntimeError as error:
+            raise PortError(f"the gRPC server cannot listen on {address}:{options.grpc_port}: {error}") from error
+        self.xds = XdsServer(
+            self.holder,
+            BuildOptions(picker_address=options.grpc_address, picker_port=self.grpc_port),
+            self.registry,
+        )
+        self.xds.add_to(server)
+        add_services(server, self.picker, self.registry)
+        await server.start()
+        stack.push_async_callback(server.stop, STOP_GRACE_S)
+
+    def _run_beside(self, stack: AsyncExitStack, name: str, work: Coroutine[None, None, None]) -> None:
+        """Run `work` until the control plane stops; that it ends earlier is a defect and is logged as such."""
+        task = asyncio.create_task(work, name=name)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.critical("a background task ended", task=name, error=repr(error), exc_info=error)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        task.add_done_callback(ended)
+        stack.push_async_callback(stop)
+
+    def _on_manifests(self, manifests: Manifests) -> None:
+        try:
+            plan = compile_plan(manifests)
+        except ConfigError as error:
+            self._on_bad(error)
+            return
+        self._publish(plan)
+
+    def _publish(self, plan: Plan) -> None:
+        self.picker.apply(plan)  # before Envoy can ask for a pool of this Plan
+        changed = self.holder.publish(plan)
+        self.status.config_loaded()
+        if changed:
+            log.info("configuration in force", gateways=len(plan.gateways), pools=len(plan.pools))
+            if self._on_plan is not None:
+                self._on_plan(plan)
+
+    def _on_bad(self, error: PointsmanError) -> None:
+        self.status.config_refused(error)
+        log.error("configuration refused, the last good one stays in force", problems=str(error).splitlines())

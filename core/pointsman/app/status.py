@@ -1,0 +1,175 @@
+"""What the admin API and the metrics tell of the fleet: read from the Plan, the picker and the xDS server."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+
+from pointsman.app.version import VERSION
+from pointsman.core.clock import Clock
+from pointsman.core.errors import ConfigError, PointsmanError
+from pointsman.core.model import Endpoint, Gateway, Plan, Pool, Rule
+from pointsman.core.snapshot import PlanHolder
+from pointsman.extproc import Picker
+from pointsman.xds import XdsServer
+
+Json = dict[str, Any]
+
+
+class FleetStatus:
+    """The `StatusSource` of the admin server, and the metrics of the configuration."""
+
+    def __init__(
+        self,
+        *,
+        holder: PlanHolder,
+        picker: Picker,
+        xds: XdsServer,
+        folder: Path,
+        registry: CollectorRegistry,
+        clock: Clock,
+    ) -> None:
+        self._holder = holder
+        self._picker = picker
+        self._xds = xds
+        self._folder = folder
+        self._clock = clock
+        self._error: PointsmanError | None = None
+        self._loaded_at_s = 0.0
+        Info("pointsman_build", "Version of Pointsman.", registry=registry).info({"version": VERSION})
+        self._reloads = Counter(
+            "pointsman_config_reloads", "Times the configuration was read, by outcome.", ["result"], registry=registry
+        )
+        self._good = Gauge(
+            "pointsman_config_reload_success", "1 if the files as they are now are in force.", registry=registry
+        )
+        self._time = Gauge(
+            "pointsman_config_last_success_timestamp_seconds",
+            "When the configuration in force was read.",
+            registry=registry,
+        )
+
+    def config_loaded(self) -> None:
+        """Note that the folder was read and is in force."""
+        self._error = None
+        self._loaded_at_s = self._clock.wall_s()
+        self._reloads.labels("ok").inc()
+        self._good.set(1)
+        self._time.set(self._loaded_at_s)
+
+    def config_refused(self, error: PointsmanError) -> None:
+        """Note that the folder as it is now was refused."""
+        self._error = error
+        self._reloads.labels("refused").inc()
+        self._good.set(0)
+
+    def ready(self) -> bool:
+        return self._holder.plan is not None
+
+    def endpoints(self) -> list[Json]:
+        plan = self._holder.plan or Plan()
+        return [
+            {"key": endpoint.key, "name": endpoint.name, "site": endpoint.site, "pool": pool.name}
+            for pool in plan.pools
+            for endpoint in pool.endpoints()
+        ]
+
+    def explain(self, pick_id: str) -> Json | None:
+        decision = self._picker.explain(pick_id)
+        return None if decision is None else decision.explain()
+
+    def status(self) -> Json:
+        plan = self._holder.plan or Plan()
+        return {
+            "version": VERSION,
+            "configuration": self._configuration(),
+            "sites": [{"name": site.name, "draining": site.draining} for site in plan.sites],
+            "gateways": [self._gateway(gateway) for gateway in plan.gateways],
+            "pools": [self._pool(pool) for pool in plan.pools],
+            "xds": self._xds.status(),
+        }
+
+    def _configuration(self) -> Json:
+        return {
+            "folder": str(self._folder),
+            "accepted": self._error is None,
+            "loaded_at": _timestamp(self._loaded_at_s),
+            "problems": _problems(self._error),
+        }
+
+    def _gateway(self, gateway: Gateway) -> Json:
+        return {
+            "name": gateway.name,
+            "site": gateway.site,
+            "listeners": [
+                {
+                    "name": listener.name,
+                    "address": f"{listener.address}:{listener.port}",
+                    "rules": [_rule(rule) for host in listener.hosts for rule in host.rules],
+                }
+                for listener in gateway.listeners
+            ],
+        }
+
+    def _pool(self, pool: Pool) -> Json:
+        return {
+            "name": pool.name,
+            "model": pool.model,
+            "protocol": pool.app_protocol.value,
+            "sites": [
+                {"site": group.site, "endpoints": [self._endpoint(endpoint) for endpoint in group.endpoints]}
+                for group in pool.groups
+            ],
+        }
+
+    def _endpoint(self, endpoint: Endpoint) -> Json:
+        table = self._picker.table
+        row = table.row(endpoint.key)
+        load: Mapping[str, float] = {}
+        if row is not None:
+            load = {
+                "in_flight": float(table.requests[row]),
+                "waiting": float(table.seen_waiting[row]),
+                "running": float(table.seen_running[row]),
+                "kv_usage": float(table.seen_kv_usage[row]),
+                "rtt_ms": float(table.rtt_ms[row]),
+                "signal_age_s": self._clock.monotonic_s() - float(table.seen_at_s[row]),
+            }
+        return {
+            "name": endpoint.name,
+            "key": endpoint.key,
+            "health": endpoint.health.value,
+            **{name: _known(value) for name, value in load.items()},
+        }
+
+
+def _rule(rule: Rule) -> Json:
+    return {
+        "name": rule.name,
+        "route": rule.route,
+        "arms": [{"pool": arm.pool, "weight": arm.weight} for arm in rule.arms],
+    }
+
+
+def _known(value: float) -> float | None:
+    """Absent measurements are null, never zero."""
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def _timestamp(wall_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall_s))
+
+
+def _problems(error: PointsmanError | None) -> list[Json]:
+    if error is None:
+        return []
+    if isinstance(error, ConfigError):
+        return [
+            {"file": p.file, "line": p.line, "field": p.field, "what": p.what, "mend": p.mend} for p in error.problems
+        ]
+    return [{"file": "", "line": 0, "field": "", "what": str(error), "mend": ""}]
