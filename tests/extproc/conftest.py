@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -326,3 +327,9 @@ async def gateway() -> AsyncIterator[Gateway]:
     """A running gateway that fails open."""
     async with _gateway() as running:
         yield running
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--rewrite` writes what the traces answer now into their files; read the diff before committing."""
+    with contextlib.suppress(ValueError):  # another folder with traces has the same option
+        parser.addoption("--rewrite", action="store_true", default=False, help="update the expected replies of traces")

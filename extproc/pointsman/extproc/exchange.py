@@ -128,9 +128,9 @@ class Exchange:
         return answers
 
     def closed(self) -> None:
-        """The peer ended or broke the stream."""
+        """The peer ended or broke the stream; mostly a client that went away, so no endpoint is blamed for it."""
         if self.phase is Phase.RELAY:
-            self._end(failed=not self._status)
+            self._end()
         self.phase = Phase.DONE
 
     # Requests
@@ -160,7 +160,7 @@ class Exchange:
         self._size_bytes += len(body.body)
         if self._size_bytes > self._max_body_bytes:
             self.phase = Phase.DONE
-            return [replies.refusal(413, "prompt-too-large", grpc=self._seen.grpc)]
+            return [replies.refusal(413, replies.TOO_LARGE, grpc=self._seen.grpc)]
         return self._whole(trailers=False) if body.end_of_stream else []
 
     def _whole(self, *, trailers: bool) -> list[Response]:
@@ -218,8 +218,8 @@ class Exchange:
             self._end()
         return [replies.response_body_reply(body, streamed=self._duplex_response)]
 
-    def _end(self, *, failed: bool = False) -> None:
-        self._tell(Feedback(pick_id=self._pick_id, ended=True, status=self._status, failed=failed))
+    def _end(self) -> None:
+        self._tell(Feedback(pick_id=self._pick_id, ended=True, status=self._status))
         self.phase = Phase.DONE
 
     @property

@@ -101,7 +101,7 @@ def _address(address: address_pb2.Address) -> str:
 
 def _microseconds(text: str) -> float | None:
     """A count of microseconds as milliseconds; None when it is none."""
-    return int(text) / 1000.0 if text.isdecimal() and len(text) <= 15 else None
+    return int(text) / 1000.0 if text.isascii() and text.isdecimal() and len(text) <= 15 else None
 
 
 def _milliseconds(duration: duration_pb2.Duration) -> float:

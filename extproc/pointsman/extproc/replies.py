@@ -18,7 +18,10 @@ CHUNK_BYTES: Final = 64_000
 GRPC_UNAVAILABLE: Final = 14
 GRPC_PERMISSION_DENIED: Final = 7
 
+TOO_LARGE: Final = "prompt-too-large"
+
 _TEXTS: Final = {
+    TOO_LARGE: "The request body is larger than the picker reads.",
     NO_READY_ENDPOINT: "No endpoint of the pool is ready.",
     NOT_IN_SUBSET: "None of the endpoints that the gateway allows is ready.",
     RESIDENCY: "No endpoint inside the jurisdictions that the request may not leave.",
