@@ -7,18 +7,25 @@ What others call (everything else may change):
 - `bootstrap(node_id, node_cluster, locality, xds_addresses, admin_address, admin_port, delta=False) -> dict`.
 - `render(resources) -> dict`: the resources as JSON; `static_bootstrap(resources) -> dict`: a complete static
   configuration for `envoy --mode validate`.
+- `XdsServer(holder, options, registry)`: the gRPC services. `.add_to(server)` before the server starts;
+  `.status() -> dict`; `.convergence(gateway)` and `await .wait_acked(gateway, timeout_s, nodes=0)` tell how far the
+  connected proxies are.
 """
 
 from pointsman.xds.bootstrap import bootstrap
 from pointsman.xds.build import BuildCache, BuildOptions, build_resources
+from pointsman.xds.convergence import Convergence
 from pointsman.xds.render import render, static_bootstrap
 from pointsman.xds.resources import Resource, Resources
+from pointsman.xds.server import XdsServer
 
 __all__ = [
     "BuildCache",
     "BuildOptions",
+    "Convergence",
     "Resource",
     "Resources",
+    "XdsServer",
     "bootstrap",
     "build_resources",
     "render",

@@ -37,6 +37,8 @@ TYPES_PER_STREAM: Final = 32
 CHILDREN: Final = {CLUSTER: ENDPOINT, LISTENER: ROUTE}
 """A changed parent starts anew and waits for its child, changed or not."""
 
+PARENTS: Final = {child: parent for parent, child in CHILDREN.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -188,15 +190,13 @@ class Session:
 
         A client that takes everything (Envoy) is only settled once it asked for the routes and endpoints, too.
         """
+        if any(channel.in_flight is not None for channel in self._channels.values()):
+            return False
         clusters, listeners = self._channels.get(CLUSTER), self._channels.get(LISTENER)
         whole = bool(clusters and clusters.subscription.wildcard and listeners and listeners.subscription.wildcard)
-        if whole:
-            missing = [t for t, resources in self._usable().items() if resources and t not in self._channels]
-            if missing:
-                return False
-        elif not self._channels:
+        if whole and any(t not in self._channels and self._expected(t) for t in PARENTS):
             return False
-        return not any(self._open_ends(channel, whole=whole) for channel in self._channels.values())
+        return bool(self._channels) and not any(self._open_ends(channel) for channel in self._channels.values())
 
     # inside
 
@@ -307,13 +307,18 @@ class Session:
             resumed=self._resumed,
         )
 
-    def _open_ends(self, channel: Channel, *, whole: bool) -> bool:
-        """Whether something of a type is still to be sent or to be answered."""
-        if channel.in_flight is not None:
-            return True
-        wanted = self._usable().get(channel.type_url, EMPTY)
-        if not whole:
-            wanted = channel.subscription.select(wanted)
+    def _expected(self, type_url: str) -> set[str]:
+        """Names of a type that the client's own resources refer to: it will ask for them if it has not yet."""
+        parent = self._channels.get(PARENTS.get(type_url, ""))
+        if parent is None or not parent.subscription.wildcard:
+            return set()
+        return {name for held in parent.known.values() for kind, name in held.references if kind == type_url}
+
+    def _open_ends(self, channel: Channel) -> bool:
+        """Whether something of a type is still to be sent."""
+        usable = self._usable().get(channel.type_url, EMPTY)
+        expected = self._expected(channel.type_url)
+        wanted = dict(channel.subscription.select(usable)) | {n: usable[n] for n in expected if n in usable}
         return bool(channel.changed(wanted)) or bool(channel.known.keys() - wanted.keys())
 
     def _type_state(self, type_url: str) -> TypeState:

@@ -1,0 +1,308 @@
+"""The xDS server: the aggregated and the separate services, SotW and delta, over `grpc.aio`.
+
+The aggregated stream is what gateways use. On the separate services each stream knows one type, so nothing is ordered
+between types (the protocol promises no more).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import grpc
+import structlog
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import struct_pb2
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pointsman.core.clock import Clock, SystemClock
+from pointsman.core.errors import PeerError
+from pointsman.core.model import Plan
+from pointsman.core.snapshot import PlanHolder
+from pointsman.xds.build import BuildOptions
+from pointsman.xds.channel import Request
+from pointsman.xds.convergence import Convergence, Progress, Stand
+from pointsman.xds.metrics import XdsMetrics, label
+from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, RUNTIME, SECRET
+from pointsman.xds.session import Memory, Session
+from pointsman.xds.status import Json, node_json
+from pointsman.xds.stream import Stream, StreamTimes
+from pointsman.xds.views import NOBODY, NodeIdentity, Views
+
+log = structlog.get_logger()
+
+SERVICES: Final = {
+    CLUSTER: ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters"),
+    ENDPOINT: ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints"),
+    LISTENER: ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners"),
+    ROUTE: ("envoy.service.route.v3.RouteDiscoveryService", "Routes"),
+    SECRET: ("envoy.service.secret.v3.SecretDiscoveryService", "Secrets"),
+    RUNTIME: ("envoy.service.runtime.v3.RuntimeDiscoveryService", "Runtime"),
+}
+"""Type URL → service and the noun of its methods (`StreamClusters`, `DeltaClusters`)."""
+
+AGGREGATED: Final = ("envoy.service.discovery.v3.AggregatedDiscoveryService", "AggregatedResources")
+
+MEMORIES_KEPT: Final = 10_000
+"""Disconnected proxies whose rejected content is remembered: ten times the largest fleet we plan for."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class XdsServer:
+    """Serves the Plan of `holder` to every proxy that connects.
+
+    Until the first Plan is there nobody is answered, so a control plane that starts never takes a gateway's
+    configuration away. `identifier` names this instance in every response.
+    """
+
+    def __init__(
+        self,
+        holder: PlanHolder,
+        options: BuildOptions,
+        registry: CollectorRegistry,
+        *,
+        clock: Clock | None = None,
+        identifier: str = "",
+        times: StreamTimes | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._metrics = XdsMetrics(registry)
+        self._identifier = identifier or f"pointsman-{uuid.uuid4().hex[:8]}"
+        # Endpoints have answered their first probe after its time-out at the latest; the rest is for a busy machine.
+        self._times = times or StreamTimes(warm_s=(options.health_timeout_ms + 200) / 1000)
+        self._views = Views(options)
+        self._streams: set[Stream] = set()
+        self._progress = Progress()
+        registry.register(_Collector(self._collect))
+        self._memories: OrderedDict[str, Memory] = OrderedDict()
+        self._changed = asyncio.Event()
+        self._unsubscribe = holder.subscribe(self._on_plan)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register all services; to be called before the server starts."""
+        services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
+        for type_url, (service, noun) in {**SERVICES, "": AGGREGATED}.items():
+            services[service] = {
+                f"Stream{noun}": self._handler(type_url, discovery_pb2.DiscoveryRequest.FromString, delta=False),
+                f"Delta{noun}": self._handler(type_url, discovery_pb2.DeltaDiscoveryRequest.FromString, delta=True),
+            }
+        server.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
+        )
+
+    def close(self) -> None:
+        """Stop listening to the Plan; streams end with the gRPC server."""
+        self._unsubscribe()
+
+    def status(self) -> Json:
+        """What operators see: gateways with their problems, and every connected proxy (see `status.node_json`)."""
+        return {
+            "identifier": self._identifier,
+            "gateways": [
+                {"name": name, "problems": list(self._views.problems(name)), "generation": self._generation(name)}
+                for name in self._views.names()
+            ],
+            "nodes": [node_json(stream, self._clock.wall_s()) for stream in self._sorted_streams()],
+        }
+
+    def convergence(self, gateway: str) -> Convergence:
+        """How the connected proxies of a gateway stand now."""
+        return self._progress.of(gateway)
+
+    async def wait_acked(self, gateway: str, timeout_s: float, *, nodes: int = 0) -> Convergence:
+        """Wait until every connected proxy of the gateway, and at least `nodes` of them, has answered for everything.
+
+        Returns early with `rejected` proxies when nothing is pending; after `timeout_s` returns how things stand.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._progress.answered(gateway, nodes):
+                    await self._changed.wait()
+        return self._progress.of(gateway)
+
+    # streams
+
+    def _handler(
+        self, type_url: str, deserialize: Callable[[bytes], Request], *, delta: bool
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        behaviour: Callable[[Any, Context], Awaitable[None]] = partial(self._serve, type_url=type_url, delta=delta)
+        return grpc.stream_stream_rpc_method_handler(
+            behaviour,  # type: ignore[arg-type]  # the stubs only know the synchronous server
+            request_deserializer=deserialize,
+            response_serializer=bytes,  # already serialised
+        )
+
+    async def _serve(self, _: Any, context: Context, *, type_url: str, delta: bool) -> None:
+        async def read() -> Request | None:
+            message = await context.read()
+            if message is grpc.aio.EOF:
+                return None
+            request: Request = message
+            if type_url:
+                if request.type_url not in {"", type_url}:
+                    raise PeerError(f"{request.type_url} was asked for on the stream of {type_url}")
+                request.type_url = type_url
+            return request
+
+        protocol = "delta" if delta else "sotw"
+        try:
+            first = await read()
+            if first is None:
+                return
+            if not first.node.id:
+                raise PeerError("the first request of a stream names no node")
+            with self._metrics.streams.labels(protocol).track_inprogress():
+                await self._run(first, read, context, delta=delta)
+        except PeerError as error:
+            log.warning("xds: stream ended", peer=context.peer(), reason=str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def _run(
+        self, first: Request, read: Callable[[], Awaitable[Request | None]], context: Context, *, delta: bool
+    ) -> None:
+        identity = _identity(first)
+        gateway = self._views.find(identity)
+        while (snapshot := self._views.snapshot(gateway)) is None:
+            await self._changed.wait()
+            gateway = self._views.find(identity)
+        session = Session(self._memory(identity.id), snapshot, delta=delta)
+        stream = Stream(
+            identity=identity,
+            agent=_agent(first),
+            session=session,
+            peer=context,
+            clock=self._clock,
+            metrics=self._metrics,
+            times=self._times,
+            identifier=self._identifier,
+            on_progress=self._note,
+        )
+        self._place(stream, gateway)
+        self._streams.add(stream)
+        self._note(stream)
+        try:
+            await stream.run(first, read)
+        finally:
+            self._streams.discard(stream)
+            self._progress.drop(stream)
+            self._wake()
+
+    def _memory(self, node_id: str) -> Memory:
+        memory = self._memories.setdefault(node_id, Memory())
+        self._memories.move_to_end(node_id)
+        if len(self._memories) > MEMORIES_KEPT:
+            self._memories.popitem(last=False)
+        return memory
+
+    def _place(self, stream: Stream, gateway: str | None) -> None:
+        stream.gateway = gateway
+        if gateway is None:
+            self._metrics.unknown_nodes.inc()
+            log.warning(
+                "xds: a proxy belongs to no gateway and gets nothing",
+                node=stream.identity.id,
+                tried=stream.identity.names(),
+                peer=stream.address,
+            )
+
+    # the Plan
+
+    def _on_plan(self, plan: Plan) -> None:
+        with self._metrics.build.time():
+            changed = set(self._views.update(plan))
+        for name in sorted(changed):
+            problems = self._views.problems(name)
+            self._metrics.refused.labels(name).set(1 if problems else 0)
+            if problems:
+                log.error("xds: inconsistent, the last good state is served", gateway=name, problems=problems)
+        for stream in self._streams:
+            gateway = self._views.find(stream.identity)
+            if gateway == stream.gateway and gateway not in changed:
+                continue
+            if gateway != stream.gateway:
+                self._place(stream, gateway)
+            snapshot = self._views.snapshot(gateway)
+            if snapshot is not None and snapshot.generation != stream.session.generation:
+                stream.publish(snapshot)
+            self._note(stream)
+        self._wake()
+
+    def _generation(self, gateway: str) -> int:
+        return (self._views.snapshot(gateway) or NOBODY).generation
+
+    def _sorted_streams(self) -> list[Stream]:
+        return sorted(self._streams, key=lambda stream: (stream.identity.id, stream.connected_at_s))
+
+    def _note(self, stream: Stream) -> None:
+        """Take over how a stream stands, and wake whoever waits for it."""
+        session = stream.session
+        snapshot = self._views.snapshot(stream.gateway)
+        stand = Stand.ACKED
+        if snapshot is None or session.generation != snapshot.generation or not session.settled():
+            stand = Stand.PENDING
+        elif session.rejections():
+            stand = Stand.REJECTED
+        if self._progress.note(stream, stream.gateway or "", stream.identity.id, stand):
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _collect(self) -> Iterator[Metric]:
+        """Counts over all streams, made when Prometheus asks and not with every ACK."""
+        nodes = GaugeMetricFamily("pointsman_xds_nodes", "Connected proxies", labels=["gateway"])
+        rejected = GaugeMetricFamily(
+            "pointsman_xds_rejected_resources",
+            "Resources that a connected proxy rejected and does not have",
+            labels=["gateway", "type"],
+        )
+        connected = Counter(dict.fromkeys(self._views.names(), 0))
+        refused: Counter[tuple[str, str]] = Counter()
+        for stream in self._streams:
+            name = stream.gateway or ""
+            connected[name] += 1
+            refused.update((name, label(rejection.type_url)) for rejection in stream.session.rejections())
+        for name, count in sorted(connected.items()):
+            nodes.add_metric([name], count)
+        for key, count in sorted(refused.items()):
+            rejected.add_metric(key, count)
+        yield nodes
+        yield rejected
+
+
+class _Collector(Collector):
+    """Hands Prometheus what a function yields."""
+
+    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterator[Metric]:
+        return self._collect()
+
+
+def _identity(request: Request) -> NodeIdentity:
+    fields = request.node.metadata.fields
+    metadata = {key: value.string_value for key, value in fields.items() if _is_text(value)}
+    return NodeIdentity(id=request.node.id, cluster=request.node.cluster, metadata=metadata)
+
+
+def _is_text(value: struct_pb2.Value) -> bool:
+    return value.WhichOneof("kind") == "string_value"
+
+
+def _agent(request: Request) -> str:
+    """Name and version of the client's software."""
+    node = request.node
+    version = node.user_agent_build_version.version
+    if node.HasField("user_agent_build_version"):
+        return f"{node.user_agent_name} {version.major_number}.{version.minor_number}.{version.patch}"
+    return f"{node.user_agent_name} {node.user_agent_version}".strip()

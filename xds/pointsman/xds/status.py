@@ -1,0 +1,53 @@
+"""The state of connected proxies as JSON-able data, for the admin server and the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pointsman.xds.resources import SHORT_NAMES
+
+if TYPE_CHECKING:
+    from pointsman.xds.stream import Stream
+
+Json = dict[str, Any]
+
+
+def node_json(stream: Stream, now_s: float) -> Json:
+    """One connected proxy: per type what it acknowledged and since when, what it rejected in its own words, and what is
+    held back for what. Times are seconds."""
+    session = stream.session
+    return {
+        "node": stream.identity.id,
+        "gateway": stream.gateway,
+        "peer": stream.address,
+        "agent": stream.agent,
+        "protocol": "delta" if session.delta else "sotw",
+        "connected_s": round(now_s - stream.connected_at_s, 3),
+        "generation": session.generation,
+        "settled": session.settled(),
+        "types": [
+            {
+                "type": SHORT_NAMES.get(state.type_url, state.type_url),
+                "acked": len(state.acked),
+                "pending": list(state.pending),
+                "version": state.version,
+                "since_ack_s": _since(stream, state.type_url, now_s),
+            }
+            for state in session.types()
+        ],
+        "rejected": [
+            {
+                "type": SHORT_NAMES.get(rejection.type_url, rejection.type_url),
+                "name": rejection.name,
+                "version": rejection.version,
+                "message": rejection.message,
+            }
+            for rejection in session.rejections()
+        ],
+        "waiting": [str(entry) for entry in session.waiting],
+    }
+
+
+def _since(stream: Stream, type_url: str, now_s: float) -> float | None:
+    at_s = stream.acked_at_s.get(type_url)
+    return None if at_s is None else round(now_s - at_s, 3)

@@ -1,0 +1,180 @@
+"""The shell around one stream: reads requests, writes responses, keeps the session's timers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import structlog
+
+from pointsman.core.clock import Clock
+from pointsman.xds.channel import Acked, Nacked, Note, Request, Stale
+from pointsman.xds.metrics import XdsMetrics, label
+from pointsman.xds.resources import SHORT_NAMES
+from pointsman.xds.session import Session, Snapshot
+from pointsman.xds.views import NodeIdentity
+
+log = structlog.get_logger()
+
+LOGGED_MESSAGE: Final = 300
+"""Characters of Envoy's words in a log line; status has more."""
+
+
+class Peer(Protocol):
+    """The part of a gRPC context that a stream uses."""
+
+    async def read(self) -> Any: ...
+
+    async def write(self, message: bytes) -> None: ...
+
+    def peer(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamTimes:
+    """How long a stream waits for its client.
+
+    `warm_s`: time that a new cluster gets to probe its endpoints before routes may use it; Envoy does not tell when it
+    is done. `barrier_s`: how long a route waits for an ACK that does not come before it is sent as long as its clusters
+    exist; a hundred times a usual round trip across the world.
+    """
+
+    warm_s: float
+    barrier_s: float = 15.0
+
+
+class Stream:
+    """One connected client. `gateway` is None while nobody knows where it belongs."""
+
+    def __init__(
+        self,
+        *,
+        identity: NodeIdentity,
+        agent: str,
+        session: Session,
+        peer: Peer,
+        clock: Clock,
+        metrics: XdsMetrics,
+        times: StreamTimes,
+        identifier: str,
+        on_progress: Callable[[Stream], None],
+    ) -> None:
+        self.identity = identity
+        self.agent = agent
+        self.session = session
+        self.gateway: str | None = None
+        self.address = peer.peer()
+        self.connected_at_s = clock.wall_s()
+        self.acked_at_s: dict[str, float] = {}
+        self._peer = peer
+        self._clock = clock
+        self._metrics = metrics
+        self._times = times
+        self._identifier = identifier
+        self._on_progress = on_progress
+        self._wake = asyncio.Event()
+        self._warm_timer: asyncio.TimerHandle | None = None
+        self._barrier_timer: asyncio.TimerHandle | None = None
+        self._sent_at_s: dict[str, float] = {}
+        self._log = log.bind(node=identity.id, peer=self.address)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Bring the client to another state, as soon as it has room."""
+        self.session.publish(snapshot)
+        self._wake.set()
+
+    async def run(self, first: Request, read: Callable[[], Any]) -> None:
+        """Serve the stream until the client ends it.
+
+        Raises:
+            PeerError: the client broke the protocol.
+        """
+        self.handle(first)
+        writer = asyncio.create_task(self._write(), name=f"xds writer {self.identity.id}")
+        reader = asyncio.create_task(self._read(read), name=f"xds reader {self.identity.id}")
+        try:
+            done, _ = await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for timer in (self._warm_timer, self._barrier_timer):
+                if timer is not None:
+                    timer.cancel()
+            for task in (writer, reader):
+                task.cancel()
+            await asyncio.gather(writer, reader, return_exceptions=True)
+
+    def handle(self, request: Request) -> None:
+        """Take one request."""
+        notes = self.session.receive(request)
+        if not notes:
+            self._metrics.requests.labels(label(request.type_url), "subscribe").inc()
+        for note in notes:
+            self._report(note)
+        self._wake.set()
+
+    async def _read(self, read: Callable[[], Any]) -> None:
+        while (request := await read()) is not None:
+            self.handle(request)
+
+    async def _write(self) -> None:
+        while True:
+            self._wake.clear()
+            while (reply := self.session.next()) is not None:
+                data = self.session.encode(reply, self._identifier)
+                kind = label(reply.type_url)
+                self._metrics.responses.labels(kind).inc()
+                self._metrics.response_bytes.labels(kind).inc(len(data))
+                self._sent_at_s[reply.type_url] = self._clock.monotonic_s()
+                await self._peer.write(data)
+            self._set_timers()
+            self._on_progress(self)
+            await self._wake.wait()
+
+    def _set_timers(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self.session.warming and self._warm_timer is None:
+            self._warm_timer = loop.call_later(self._times.warm_s, self._warmed)
+        waiting = bool(self.session.waiting)
+        if waiting and self._barrier_timer is None:
+            self._barrier_timer = loop.call_later(self._times.barrier_s, self._expired)
+        elif not waiting and self._barrier_timer is not None:
+            self._barrier_timer.cancel()
+            self._barrier_timer = None
+
+    def _warmed(self) -> None:
+        self._warm_timer = None
+        self.session.warmed()
+        self._wake.set()
+
+    def _expired(self) -> None:
+        self._barrier_timer = None
+        self._log.warning("xds: no ACK in time", waiting=[str(entry) for entry in self.session.waiting])
+        self.session.expire()
+        self._wake.set()
+
+    def _report(self, note: Note) -> None:
+        if isinstance(note, Stale):
+            self._metrics.requests.labels(label(note.type_url), "stale").inc()
+            return
+        type_url = note.reply.type_url
+        kind = label(type_url)
+        self._metrics.push.labels(kind).observe(self._clock.monotonic_s() - self._sent_at_s[type_url])
+        if isinstance(note, Acked):
+            self._metrics.requests.labels(kind, "ack").inc()
+            self.acked_at_s[type_url] = self._clock.wall_s()
+            return
+        self._metrics.requests.labels(kind, "nack").inc()
+        self._log_nack(note)
+
+    def _log_nack(self, note: Nacked) -> None:
+        names = [rejection.name for rejection in note.rejections]
+        self._log.error(
+            "xds: rejected" if names else "xds: rejected, looking for the culprit",
+            gateway=self.gateway,
+            type=SHORT_NAMES.get(note.reply.type_url, note.reply.type_url),
+            resources=names or [resource.name for resource in note.reply.resources],
+            message=note.message[:LOGGED_MESSAGE],
+        )

@@ -1,0 +1,103 @@
+"""Plan → one snapshot per gateway, rebuilt only where the Plan changed; a bad one is refused, the last good stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pointsman.core.model import Gateway, Plan, Site
+from pointsman.xds.build import BuildCache, BuildOptions, build_resources
+from pointsman.xds.check import check, check_gateway
+from pointsman.xds.resources import Resources
+from pointsman.xds.session import Snapshot
+
+NOBODY: Final = Snapshot()
+"""What a gateway that nobody knows is to have: nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeIdentity:
+    """Who a proxy says it is, as far as it matters for what it gets."""
+
+    id: str
+    cluster: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def names(self) -> tuple[str, ...]:
+        """The gateways that this may be, best guess first: metadata `gateway`, node cluster, node id."""
+        found = (self.metadata.get("gateway", ""), self.cluster, self.id)
+        return tuple(dict.fromkeys(name for name in found if name))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Built:
+    gateway: Gateway
+    sites: tuple[Site, ...]
+    cache: BuildCache = field(default_factory=BuildCache)
+    snapshot: Snapshot | None = None
+    problems: tuple[str, ...] = ()
+
+
+class Views:
+    """The snapshots of all gateways of a Plan."""
+
+    def __init__(self, options: BuildOptions) -> None:
+        self._options = options
+        self._built: dict[str, _Built] = {}
+        self._generation = 0
+        self.ready = False
+
+    def update(self, plan: Plan) -> list[str]:
+        """Take over a Plan; returns the names of the gateways whose snapshot or problems changed."""
+        self.ready = True
+        gone = self._built.keys() - {gateway.name for gateway in plan.gateways}
+        for name in gone:
+            del self._built[name]
+        return sorted([*gone, *(g.name for g in plan.gateways if self._update(g, plan.sites))])
+
+    def names(self) -> list[str]:
+        """All gateways of the Plan."""
+        return sorted(self._built)
+
+    def find(self, identity: NodeIdentity) -> str | None:
+        """The gateway that a proxy belongs to."""
+        return next((name for name in identity.names() if name in self._built), None)
+
+    def snapshot(self, gateway: str | None) -> Snapshot | None:
+        """What a gateway is to have; None while there is nothing to be said (no Plan yet, or never a good one).
+
+        A proxy that asks in that time keeps what it has.
+        """
+        if not self.ready:
+            return None
+        if gateway is None or gateway not in self._built:
+            return NOBODY
+        return self._built[gateway].snapshot
+
+    def problems(self, gateway: str) -> tuple[str, ...]:
+        """Why the present Plan of a gateway is not served."""
+        return self._built[gateway].problems if gateway in self._built else ()
+
+    def _update(self, gateway: Gateway, sites: Iterable[Site]) -> bool:
+        mine = tuple(sites)
+        built = self._built.get(gateway.name)
+        if built is not None and built.gateway == gateway and built.sites == mine:
+            return False
+        if built is None:
+            built = self._built[gateway.name] = _Built(gateway=gateway, sites=mine)
+        built.gateway, built.sites = gateway, mine
+        resources = build_resources(gateway, self._options, sites=mine, cache=built.cache)
+        last = built.snapshot.resources if built.snapshot else None
+        problems = (*check_gateway(gateway), *check(resources, last))
+        changed = problems != built.problems
+        built.problems = problems
+        if problems or (last is not None and _equal(resources, last)):
+            return changed
+        self._generation += 1
+        built.snapshot = Snapshot(generation=self._generation, resources=resources)
+        return True
+
+
+def _equal(left: Resources, right: Resources) -> bool:
+    return left.keys() == right.keys() and all(left[kind] is right[kind] or left[kind] == right[kind] for kind in left)
