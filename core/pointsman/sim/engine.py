@@ -26,6 +26,9 @@ from pointsman.sim.kv_cache import KvCache
 from pointsman.sim.sequence import Counters, Event, EventKind, Phase, Sequence
 from pointsman.sim.step_time import StepTime, batch_ms
 
+MAX_STEP_TOKENS = 1 << 20
+"""Step times are kept in a table; a million entries is far past any real server and still small."""
+
 StepObserver = Callable[[float, int, int], None]
 """Called at the end of each step with its duration in ms, its prefill tokens and its decoded tokens."""
 
@@ -58,6 +61,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 raise ValueError(f"`{name}` must be 1 or more")
         if self.num_host_blocks < 0 or self.api_overhead_ms < 0:
             raise ValueError("`num_host_blocks` and `api_overhead_ms` must be 0 or more")
+        if self.max_num_batched_tokens > MAX_STEP_TOKENS:
+            raise ValueError(f"`max_num_batched_tokens` must be {MAX_STEP_TOKENS} or less")
         if self.max_num_seqs > self.max_num_batched_tokens:
             raise ValueError(
                 "`max_num_seqs` must not be above `max_num_batched_tokens`: each sequence decodes every step"

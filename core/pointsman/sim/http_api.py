@@ -41,7 +41,7 @@ class HttpShell:
     def __init__(self, replica: Replica, reserved: ReservedPort) -> None:
         self._replica = replica
         self._reserved = reserved
-        app = web.Application(client_max_size=MAX_BODY_BYTES + 1, middlewares=[self._middleware])
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._middleware])
         app.router.add_get("/health", self._health)
         app.router.add_get("/version", self._version)
         app.router.add_get("/metrics", self._metrics)
@@ -53,6 +53,8 @@ class HttpShell:
         # A client that goes away cancels its handler, and that its sequence.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
         self._listener: TcpListener | None = None
+        self._busy: set[asyncio.BaseTransport | None] = set()
+        """Connections with a request in work."""
 
     @property
     def port(self) -> int:
@@ -71,7 +73,10 @@ class HttpShell:
         if self._listener is not None:
             self._listener.close()
         for connection in self._web_server.connections:
-            connection.close()  # after the request that it works on
+            if connection.transport in self._busy:
+                connection.close()  # after the request that it works on
+            elif connection.transport is not None:
+                connection.transport.close()
 
     async def kill(self) -> None:
         """Close the listener and reset every connection."""
@@ -95,9 +100,11 @@ class HttpShell:
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        while self._replica.faults.blackhole:
-            await self._replica.fault_change()
+        transport = request.transport
+        self._busy.add(transport)
         try:
+            while self._replica.faults.blackhole:
+                await self._replica.fault_change()
             return await handler(request)
         except ApiError as error:
             return _error(error)
@@ -106,9 +113,11 @@ class HttpShell:
         except web.HTTPException as error:
             return web.json_response({"detail": error.reason}, status=error.status, headers=_allow(error))
         except ResetNowError:
-            reset(request.transport)
+            reset(transport)
             await asyncio.get_running_loop().create_future()  # cancelled by the loss of the connection
             raise
+        finally:
+            self._busy.discard(transport)
 
     async def _health(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(status=503 if self._replica.faults.health == "failing" else 200)

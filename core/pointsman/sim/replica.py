@@ -218,14 +218,15 @@ class Replica:
     async def set_faults(self, faults: Faults, shell: Shell) -> None:
         """Make `faults` the replica's faults; in force when this returns. Raises ConfigError if it cannot listen."""
         async with self._lock:
-            before, self.faults = self.faults, faults
+            before = self.faults
+            if faults.listening and not before.listening:
+                await shell.open()
+            self.faults = faults
             if faults.exit and not before.exit:
                 await shell.kill()
                 self._reboot()
             elif not faults.listening and before.listening:
                 await shell.refuse()
-            elif faults.listening and not before.listening:
-                await shell.open()
             self._fault_change.set()
             self._fault_change = asyncio.Event()
             for generation in self._running:
@@ -319,7 +320,7 @@ class Generation:
         self._driver = driver
         self._luck = luck
         self._awake = asyncio.Event()
-        self._delayed = False
+        self._first_ready_s: float | None = None
         self._ended = False
 
     def wake(self) -> None:
@@ -350,17 +351,22 @@ class Generation:
             made = self._driver.engine.generated(sequence)
             stop = made if verdict.limit is None else min(made, verdict.limit)
             if verdict.act is Act.SEND and (stop > self.sent_tokens or (done and stop == made)):
-                if not self._delayed:
-                    self._delayed = True
-                    if delay_ms := fault_rules.added_latency_ms(replica.faults, self._luck):
-                        await asyncio.sleep(delay_ms / 1000)
-                        continue
+                if not self.sent_tokens and (left_s := self._latency_left_s()) > 0:
+                    await replica.fault_change(left_s)
+                    continue
                 start, self.sent_tokens = self.sent_tokens, stop
                 self._ended = done and stop == made
                 replica.counts.tokens_sent += stop - start
                 return Batch(start, stop, sequence.finish_reason if self._ended else None, verdict.malformed)
             await self._awake.wait()
         return None
+
+    def _latency_left_s(self) -> float:
+        """Wall seconds that the first token is still held back by a fault."""
+        now_s = asyncio.get_running_loop().time()
+        if self._first_ready_s is None:
+            self._first_ready_s = now_s
+        return self._first_ready_s + fault_rules.added_latency_ms(self._replica.faults, self._luck) / 1000 - now_s
 
 
 def host_port(address: str, port: int) -> str:
