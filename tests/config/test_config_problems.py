@@ -1,6 +1,7 @@
 """Every way to spoil a manifest has an exact text: `problems.txt` holds the edits of a valid fleet and what they get.
 
-A case is a title after `==`, blocks of lines to take out (`-`) and to put in their place (`+`), `gives:`, and the problems.
+A case is a title after `==`, blocks of lines to take out (`-`) and to put in their place (`+`), `gives:`, and the
+problems.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from config.config_fixtures import FLEET, manifests, problems
 
 

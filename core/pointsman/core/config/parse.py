@@ -34,7 +34,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,3})?\Z"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
     spelling: value
-    for value, words in ((True, ("true", "yes", "on", "y")), (False, ("false", "no", "off", "n")))
+    for value, words in ((True, ("true", "yes", "on")), (False, ("false", "no", "off")))
     for word in words
     for spelling in (word, word.capitalize(), word.upper())
 }

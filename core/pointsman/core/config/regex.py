@@ -224,15 +224,14 @@ class _Reader:
         return len(literal)
 
     def _must_match(self, part: re.Pattern[str], complaint: str) -> None:
-        start = self._at
-        found = part.match(self._text, start)
+        found = part.match(self._text, self._at)
         if found is None:
             raise _RefusedError(complaint)
         self._at = found.end()
-        value = _byte(self._text[start - 1 : self._at]) if part is _HEX else None
-        value = int(found[0], 8) if part is _OCTAL else value
-        if value is not None and value > 0xFF:
-            raise _RefusedError(f"\\{self._text[start : self._at]} is more than a byte")
+        if part is _HEX and int(found[0].strip("{}"), 16) > 0xFF:
+            raise _RefusedError(f"\\x{found[0]} is more than a byte")
+        if part is _OCTAL and int(found[0], 8) > 0xFF:
+            raise _RefusedError(f"\\{found[0]} is more than a byte")
 
 
 def _byte(escape: str) -> int | None:
