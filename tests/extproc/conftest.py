@@ -82,8 +82,26 @@ class Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return handler._replace(request_deserializer=record)
 
 
-def bootstrap(upstreams: dict[str, list[str]], picker_port: int, *, fail_open: bool = True) -> dict[str, Any]:
-    """A static Envoy in the one-message profile (design 5.1); paths below /headers use the headers profile."""
+def duplex_filter(picker: dict[str, Any]) -> dict[str, Any]:
+    """ext_proc as other gateways use it: the Endpoint Picker Protocol, full duplex both ways, no attributes."""
+    sent = {f"{side}_{part}_mode": "SEND" for side in ("request", "response") for part in ("header", "trailer")}
+    duplex = {f"{side}_body_mode": "FULL_DUPLEX_STREAMED" for side in ("request", "response")}
+    return {
+        "@type": f"{TYPE}.filters.http.ext_proc.v3.ExternalProcessor",
+        "grpc_service": picker,
+        "processing_mode": {**sent, **duplex},
+        "metadata_options": {
+            "forwarding_namespaces": {"untyped": [wire.SUBSET_NAMESPACE, wire.LB_NAMESPACE]},
+            "receiving_namespaces": {"untyped": [wire.LB_NAMESPACE]},
+        },
+    }
+
+
+def bootstrap(upstreams: dict[str, list[str]], picker_port: int, *, duplex: bool = False) -> dict[str, Any]:
+    """A static Envoy in the one-message profile (design 5.1); paths below /headers use the headers profile.
+
+    `duplex`: a gateway that speaks the Endpoint Picker Protocol instead.
+    """
 
     def address(key: str) -> dict[str, Any]:
         host, port = key.rsplit(":", 1)
@@ -94,7 +112,7 @@ def bootstrap(upstreams: dict[str, list[str]], picker_port: int, *, fail_open: b
     ext_proc = {
         "@type": f"{TYPE}.filters.http.ext_proc.v3.ExternalProcessor",
         "grpc_service": picker,
-        "failure_mode_allow": fail_open,
+        "failure_mode_allow": True,
         "message_timeout": "5s",  # a busy test machine is not a slow picker
         "processing_mode": {"request_header_mode": "SKIP", "request_body_mode": "BUFFERED_PARTIAL", **skip},
         "request_attributes": list(wire.REQUEST_ATTRIBUTES),
@@ -168,8 +186,8 @@ def bootstrap(upstreams: dict[str, list[str]], picker_port: int, *, fail_open: b
             ],
         },
         "http_filters": [
-            {"name": "envoy.filters.http.ext_proc", "typed_config": ext_proc},
-            {"name": "envoy.filters.http.buffer", "typed_config": buffer},
+            {"name": "envoy.filters.http.ext_proc", "typed_config": duplex_filter(picker) if duplex else ext_proc},
+            *([] if duplex else [{"name": "envoy.filters.http.buffer", "typed_config": buffer}]),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{TYPE}.filters.http.router.v3.Router"},
@@ -180,6 +198,7 @@ def bootstrap(upstreams: dict[str, list[str]], picker_port: int, *, fail_open: b
     override = {
         "@type": f"{TYPE}.load_balancing_policies.override_host.v3.OverrideHost",
         "override_host_sources": [{"metadata": {"key": wire.LB_NAMESPACE, "path": destination}}],
+        "selected_host_key": {"key": wire.LB_NAMESPACE, "path": [{"key": wire.SERVED_KEY}]},
         "fallback_policy": {
             "policies": [
                 {
@@ -286,11 +305,8 @@ class Gateway:
             return response.status, response.headers.get("x-served-by", ""), await response.text()
 
 
-GatewayFactory = Callable[..., Any]
-
-
 @asynccontextmanager
-async def _gateway(*, fail_open: bool = True) -> AsyncIterator[Gateway]:
+async def _gateway(*, duplex: bool = False) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as stack:
         near, far = [Upstream(), Upstream()], [Upstream(), Upstream()]
         for upstream in (*near, *far):
@@ -301,13 +317,13 @@ async def _gateway(*, fail_open: bool = True) -> AsyncIterator[Gateway]:
         server = grpc.aio.server(
             interceptors=(recorder,), options=(("grpc.max_receive_message_length", 64 * 1024 * 1024),)
         )
-        add_services(server, picker, registry)
+        add_services(server, picker, registry, default_pool=POOL)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         stack.push_async_callback(server.stop, None)
         keys = {"near": [u.key for u in near], "far": [u.key for u in far]}
         picker.apply(make_plan(keys))
-        envoy = await stack.enter_async_context(running_envoy(bootstrap(keys, port, fail_open=fail_open)))
+        envoy = await stack.enter_async_context(running_envoy(bootstrap(keys, port, duplex=duplex)))
         listener = (await envoy.listener_addresses())["gateway"]
         client = await stack.enter_async_context(aiohttp.ClientSession())
         yield Gateway(
@@ -326,6 +342,13 @@ async def _gateway(*, fail_open: bool = True) -> AsyncIterator[Gateway]:
 async def gateway() -> AsyncIterator[Gateway]:
     """A running gateway that fails open."""
     async with _gateway() as running:
+        yield running
+
+
+@pytest.fixture
+async def duplex_gateway() -> AsyncIterator[Gateway]:
+    """A running gateway that speaks the Endpoint Picker Protocol in full duplex."""
+    async with _gateway(duplex=True) as running:
         yield running
 
 

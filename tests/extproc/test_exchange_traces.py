@@ -78,6 +78,9 @@ class Conversation:
         except PeerError as error:
             return [f"refused: {error}"]
         lines = [shown(reply) for reply in replies]
+        decision = self.exchange.decision
+        if decision is not None and decision.problem:
+            lines.append(f"without affinity: {decision.problem}")
         return [*lines, self.accounts() + (", finished" if self.exchange.finished else "")]
 
     def message(self, verb: str, rest: str) -> ext_proc.ProcessingRequest:

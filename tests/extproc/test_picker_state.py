@@ -150,6 +150,17 @@ def test_a_retry_teaches_where_the_prefix_is() -> None:
     assert again.endpoints[0] == FAR[3]
 
 
+def test_a_running_retry_is_counted_where_it_runs() -> None:
+    picker = picker_of()
+    decision = picker.pick(asking(LONG))
+    picker.feedback(Feedback(pick_id=decision.pick_id, ended=False, upstream=FAR[3], status=200))
+    first, second = picker.table.row(decision.endpoints[0]), picker.table.row(FAR[3])
+    assert (picker.table.requests[first], picker.table.requests[second]) == (0, 1)
+    assert picker.table.pending_tokens[second] > 4_000
+    done(picker, decision.pick_id, upstream=FAR[3])
+    assert not picker.table.pending_tokens.any()
+
+
 def test_a_restarted_engine_has_an_empty_cache() -> None:
     picker = picker_of()
     first = picker.pick(asking(LONG))

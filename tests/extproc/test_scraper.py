@@ -97,6 +97,13 @@ async def test_a_restart_forgets_the_prefixes() -> None:
         await eventually(lambda: picker.index.total_blocks == 0)
 
 
+async def test_a_model_list_past_the_limit_is_not_read() -> None:
+    async with serving(Engine()) as engine, scraping(make_plan({"near": [engine.key]})) as (picker, _):
+        await eventually(lambda: picker.table.model_sets[picker.table.model_set[0]] == frozenset({"m"}))
+        engine.models = b'{"data": [{"id": "other"}]}' + b" " * FAST.max_models_bytes
+        await eventually(lambda: picker.table.model_sets[picker.table.model_set[0]] is None)
+
+
 @pytest.mark.parametrize("fault", ["status", "garbage", "huge", "hang", "models"])
 async def test_a_faulty_endpoint_keeps_its_last_signal_and_hurts_no_other(fault: str) -> None:
     async with (

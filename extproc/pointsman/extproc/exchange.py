@@ -142,6 +142,7 @@ class Exchange:
 
     def _headers(self, message: Request) -> list[Response]:
         mode = message.protocol_config.request_body_mode
+        self._duplex_response = message.protocol_config.response_body_mode == _MODE.FULL_DUPLEX_STREAMED
         if message.request_headers.end_of_stream or mode not in (_MODE.FULL_DUPLEX_STREAMED, *_BUFFERED_MODES):
             decision = self._pick(NO_BODY)
             refused = self._refused(decision)
@@ -149,7 +150,6 @@ class Exchange:
             self.phase = Phase.RELAY if duplex and not refused else Phase.DONE
             return [refused or replies.headers_reply(decision, with_header=duplex)]
         if mode == _MODE.FULL_DUPLEX_STREAMED:
-            self._duplex_response = message.protocol_config.response_body_mode == _MODE.FULL_DUPLEX_STREAMED
             self.phase = Phase.COLLECT
             return []
         self.phase = Phase.AWAIT_BODY
