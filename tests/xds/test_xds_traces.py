@@ -115,7 +115,7 @@ class Script:
         return self.answer(TYPES[words[0]], " ".join(words[1:]))
 
     def do_warmed(self, _: list[str], __: list[str]) -> None:
-        self.session.warmed()
+        self.session.warmed(self.session.take_warming())
 
     def do_expire(self, _: list[str], __: list[str]) -> None:
         self.session.expire()

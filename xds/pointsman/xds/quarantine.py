@@ -15,7 +15,7 @@ from typing import Final
 from pointsman.xds.resources import Resource
 
 MESSAGE_LIMIT: Final = 2_000
-"""Characters kept of an error: Envoy appends the text of the whole resource, which can be megabytes."""
+"""Characters kept of an error. Envoy puts the text of the resource into it (and cuts it after 4,096)."""
 
 VERSIONS_KEPT: Final = 16
 """Rejected versions remembered per resource, so that content that flips back and forth is still not sent again."""
@@ -46,7 +46,10 @@ class Quarantine:
     def add(self, resource: Resource, message: str) -> Rejection:
         """Note a rejection; the oldest of too many versions is forgotten."""
         rejection = Rejection(
-            type_url=resource.type_url, name=resource.name, version=resource.version, message=message[:MESSAGE_LIMIT]
+            type_url=resource.type_url,
+            name=resource.name,
+            version=resource.version,
+            message=shorten(message, MESSAGE_LIMIT),
         )
         versions = self._by_name.setdefault((resource.type_url, resource.name), {})
         versions[resource.version] = rejection
@@ -65,6 +68,15 @@ class Quarantine:
     def clear(self) -> None:
         """Forget everything: the gateway is a new process."""
         self._by_name.clear()
+
+
+def shorten(message: str, limit: int) -> str:
+    """At most `limit` characters, more of the end than of the beginning: Envoy writes the resource first and what is
+    wrong with it last."""
+    if len(message) <= limit:
+        return message
+    head = limit // 4
+    return f"{message[:head]} … {message[head + 3 - limit :]}"
 
 
 def named_in(message: str, candidates: Iterable[str]) -> list[str]:

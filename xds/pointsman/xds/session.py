@@ -87,7 +87,8 @@ class Session:
         self._order: list[str] = []
         self._dirty: set[str] = set()
         self._since: dict[tuple[str, str], int] = {}
-        self._warming: set[str] = set()
+        self._warming: set[str] = set()  # acknowledged, and nothing may use them yet
+        self._probing: set[str] = set()  # those of them that have their endpoints
         self._patient = True
         self._resumed = False
         self._nonce = 0
@@ -129,15 +130,27 @@ class Session:
             if type_url in {LISTENER, ROUTE}:
                 self._date(type_url, before, after)
 
-    def warmed(self) -> None:
-        """The clusters acknowledged so far had the time they need to warm."""
-        self._warming.clear()
+    def take_warming(self) -> frozenset[str]:
+        """New clusters whose endpoints were acknowledged since the last call: they begin to probe them now."""
+        started = frozenset(
+            name
+            for name in self._warming - self._probing
+            if self._acknowledged(ENDPOINT, self._channels[CLUSTER].known[name])
+        )
+        self._probing |= started
+        return started
+
+    def warmed(self, clusters: Set[str]) -> None:
+        """These clusters had the time they need to probe their endpoints."""
+        self._warming -= clusters
+        self._probing -= clusters
         self._dirty.update(self._channels)
 
     def expire(self) -> None:
         """Waiting took too long: send what waits as long as its clusters exist."""
         self._patient = False
         self._warming.clear()
+        self._probing.clear()
         self._dirty.update(self._channels)
 
     def next(self) -> Reply | None:
@@ -163,11 +176,6 @@ class Session:
     def generation(self) -> int:
         """Generation of the snapshot this stream is being brought to."""
         return self._snapshot.generation
-
-    @property
-    def warming(self) -> Set[str]:
-        """Clusters that were acknowledged and that nothing may use before `warmed`."""
-        return self._warming
 
     @property
     def waiting(self) -> list[Waiting]:
@@ -221,7 +229,9 @@ class Session:
             self._memory.quarantine.clear()
             self._memory.held.clear()
         if type_url == LISTENER:
-            self._warming.clear()  # Envoy asks for listeners when its first clusters are warm
+            # Envoy asks for listeners when its first clusters are warm.
+            self._warming.clear()
+            self._probing.clear()
         self._channels[type_url] = channel
         self._protocols[type_url] = protocol
         known_order = {known: i for i, known in enumerate(PUSH_ORDER)}
@@ -235,9 +245,17 @@ class Session:
         wanted = self._snapshot.resources.get(entry.type_url, EMPTY).get(entry.name)
         return held is not None and wanted is not None and held.version == wanted.version
 
+    def _acknowledged(self, type_url: str, user: Resource) -> bool:
+        """Whether the client has everything of a type that `user` refers to."""
+        channel = self._channels.get(type_url)
+        return channel is not None and all(n in channel.known for kind, n in user.references if kind == type_url)
+
     def _accepted(self, channel: Channel, before: Mapping[str, Resource], nonce: int) -> None:
         """Note what an ACK changed: new clusters warm, changed parents want their children again."""
         self._memory.held[channel.type_url] = channel.known
+        if channel.type_url == CLUSTER:
+            self._warming &= channel.known.keys()
+            self._probing &= self._warming
         child = self._channels.get(CHILDREN.get(channel.type_url, ""))
         for name, resource in channel.known.items():
             held = before.get(name)

@@ -12,6 +12,7 @@ import structlog
 from pointsman.core.clock import Clock
 from pointsman.xds.channel import Acked, Nacked, Note, Request, Stale
 from pointsman.xds.metrics import XdsMetrics, label
+from pointsman.xds.quarantine import shorten
 from pointsman.xds.resources import SHORT_NAMES
 from pointsman.xds.session import Session, Snapshot
 from pointsman.xds.views import NodeIdentity
@@ -75,7 +76,7 @@ class Stream:
         self._identifier = identifier
         self._on_progress = on_progress
         self._wake = asyncio.Event()
-        self._warm_timer: asyncio.TimerHandle | None = None
+        self._warm_timers: set[asyncio.TimerHandle] = set()
         self._barrier_timer: asyncio.TimerHandle | None = None
         self._sent_at_s: dict[str, float] = {}
         self._log = log.bind(node=identity.id, peer=self.address)
@@ -99,7 +100,7 @@ class Stream:
             for task in done:
                 task.result()
         finally:
-            for timer in (self._warm_timer, self._barrier_timer):
+            for timer in (*self._warm_timers, self._barrier_timer):
                 if timer is not None:
                     timer.cancel()
             for task in (writer, reader):
@@ -135,8 +136,9 @@ class Stream:
 
     def _set_timers(self) -> None:
         loop = asyncio.get_running_loop()
-        if self.session.warming and self._warm_timer is None:
-            self._warm_timer = loop.call_later(self._times.warm_s, self._warmed)
+        if started := self.session.take_warming():
+            self._warm_timers = {timer for timer in self._warm_timers if timer.when() > loop.time()}
+            self._warm_timers.add(loop.call_later(self._times.warm_s, self._warmed, started))
         waiting = bool(self.session.waiting)
         if waiting and self._barrier_timer is None:
             self._barrier_timer = loop.call_later(self._times.barrier_s, self._expired)
@@ -144,9 +146,8 @@ class Stream:
             self._barrier_timer.cancel()
             self._barrier_timer = None
 
-    def _warmed(self) -> None:
-        self._warm_timer = None
-        self.session.warmed()
+    def _warmed(self, clusters: frozenset[str]) -> None:
+        self.session.warmed(clusters)
         self._wake.set()
 
     def _expired(self) -> None:
@@ -176,5 +177,5 @@ class Stream:
             gateway=self.gateway,
             type=SHORT_NAMES.get(note.reply.type_url, note.reply.type_url),
             resources=names or [resource.name for resource in note.reply.resources],
-            message=note.message[:LOGGED_MESSAGE],
+            message=shorten(note.message, LOGGED_MESSAGE),
         )

@@ -1,0 +1,245 @@
+"""Random conversations between the session and a model of Envoy; what must hold in every one of them.
+
+- a route never arrives at a client that lacks one of its clusters, a cluster in use never leaves;
+- what was found guilty is not sent again;
+- once the noise stops, the client has everything but what it rejects, and nothing more is said.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pointsman.xds.channel import Reply, Request
+from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
+from pointsman.xds.session import Memory, Session, Snapshot
+
+TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+BAD = "!"
+"""Versions that end so are rejected by the client."""
+
+
+@dataclass
+class Client:
+    """Envoy, as far as ordering and rejection go: it follows references and applies what it can."""
+
+    delta: bool
+    whole: bool  # rejects a response whole, else applies the good part of it
+    talkative: bool  # names the culprits
+    state: dict[str, dict[str, Resource]] = field(default_factory=lambda: {t: {} for t in TYPES})
+    acked: dict[str, dict[str, str]] = field(default_factory=lambda: {t: {} for t in TYPES})
+    version: dict[str, str] = field(default_factory=dict)
+    nonce: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, set[str]] = field(default_factory=dict)
+    outbox: deque[Request] = field(default_factory=deque)
+    rejected: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def connect(self) -> None:
+        self.outbox.clear()
+        self.nonce = {}
+        self.asked = {}
+        for type_url in TYPES:
+            self.ask(type_url, first=True)
+
+    def wanted(self, type_url: str) -> set[str]:
+        parent = {ENDPOINT: CLUSTER, ROUTE: LISTENER}[type_url]
+        return {n for r in self.state[parent].values() for kind, n in r.references if kind == type_url}
+
+    def ask(self, type_url: str, *, first: bool = False, error: str = "", answer: bool = False) -> None:
+        names = set() if type_url in {CLUSTER, LISTENER} else self.wanted(type_url)
+        before = self.asked.get(type_url, set())
+        if first and type_url in {ENDPOINT, ROUTE} and not names:
+            return
+        if not first and not answer and names == before:
+            return
+        first = type_url not in self.asked
+        self.asked[type_url] = names
+        self.state[type_url] = {n: r for n, r in self.state[type_url].items() if not names or n in names}
+        if type_url in {ENDPOINT, ROUTE} and not names:
+            self.state[type_url] = {}
+        if self.delta:
+            request: Any = discovery_pb2.DeltaDiscoveryRequest(type_url=type_url)
+            request.resource_names_subscribe.extend(sorted(names - before))
+            request.resource_names_unsubscribe.extend(sorted(before - names))
+            for name in before - names:
+                self.acked[type_url].pop(name, None)
+            if first:
+                held = self.acked[type_url]
+                request.initial_resource_versions.update(
+                    {n: v for n, v in held.items() if type_url in {CLUSTER, LISTENER} or n in names}
+                )
+            if answer:
+                request.response_nonce = self.nonce[type_url]
+        else:
+            request = discovery_pb2.DiscoveryRequest(type_url=type_url, resource_names=sorted(names))
+            request.version_info = self.version.get(type_url, "")
+            request.response_nonce = self.nonce.get(type_url, "")
+        if error:
+            request.error_detail.message = error
+        self.outbox.append(request)
+
+    def take(self, reply: Reply) -> None:
+        type_url = reply.type_url
+        self.nonce[type_url] = reply.nonce
+        state = self.state[type_url]
+        bad = [r for r in reply.resources if r.version.endswith(BAD)]
+        good = [] if bad and self.whole else [r for r in reply.resources if r not in bad]
+        for resource in good:
+            self.check_route(resource)
+            state[resource.name] = resource
+        if not (bad and self.whole):
+            gone = set(reply.removed)
+            if not self.delta and type_url in {CLUSTER, LISTENER}:
+                gone = state.keys() - {r.name for r in reply.resources}
+            for name in gone:
+                self.check_unused(type_url, name)
+                state.pop(name, None)
+                self.acked[type_url].pop(name, None)
+        error = ""
+        if bad:
+            error = f"can not take {' '.join(r.name for r in bad)}: no" if self.talkative else "something is wrong"
+        else:
+            self.version[type_url] = reply.version
+            self.acked[type_url] |= {r.name: r.version for r in reply.resources}
+        self.ask(type_url, answer=True, error=error)
+        if type_url in {CLUSTER, LISTENER}:
+            self.ask(ENDPOINT if type_url == CLUSTER else ROUTE)
+
+    def check_route(self, resource: Resource) -> None:
+        if resource.type_url != ROUTE:
+            return
+        for kind, name in resource.references:
+            assert name in self.state[kind], f"{resource.name}@{resource.version} arrived before {name}"
+
+    def check_unused(self, type_url: str, name: str) -> None:
+        if type_url == CLUSTER:
+            users = [r.name for r in self.state[ROUTE].values() if (CLUSTER, name) in r.references]
+            assert not users, f"cluster {name} left while {users} use it"
+
+
+class World:
+    """Session, client and the wire between them."""
+
+    def __init__(self, *, delta: bool, whole: bool, talkative: bool) -> None:
+        self.client = Client(delta=delta, whole=whole, talkative=talkative)
+        self.memory = Memory()
+        self.snapshot = Snapshot()
+        self.wire: deque[Reply] = deque()
+        self.connect()
+
+    def connect(self) -> None:
+        self.wire.clear()
+        self.client.connect()
+        self.session = Session(self.memory, self.snapshot, delta=self.client.delta)
+
+    def publish(self, resources: dict[str, dict[str, Resource]]) -> None:
+        self.snapshot = Snapshot(generation=self.snapshot.generation + 1, resources=resources)
+        self.session.publish(self.snapshot)
+
+    def server_reads(self) -> bool:
+        if not self.client.outbox:
+            return False
+        self.session.receive(self.client.outbox.popleft())
+        return True
+
+    def server_writes(self) -> bool:
+        reply = self.session.next()
+        if reply is None:
+            return False
+        for resource in reply.resources:
+            assert resource not in self.memory.quarantine, f"{resource.name}@{resource.version} was rejected before"
+        self.wire.append(reply)
+        return True
+
+    def client_reads(self) -> bool:
+        if not self.wire:
+            return False
+        self.client.take(self.wire.popleft())
+        return True
+
+    def settle(self) -> None:
+        """Let everything arrive; the number of steps is bounded, or somebody repeats himself for ever."""
+        for _ in range(2_000):
+            moved = self.server_reads() | self.server_writes() | self.client_reads()
+            if not moved:
+                self.session.warmed(self.session.take_warming())
+                if any(entry.for_name == "*" for entry in self.session.waiting):
+                    self.session.expire()  # a client that came back and has no routes
+                if not self.server_writes():
+                    return
+        raise AssertionError("no end of messages")
+
+
+@st.composite
+def resource_sets(draw: st.DrawFn) -> dict[str, dict[str, Resource]]:
+    """A consistent snapshot over a few names, now and then with content that the client will reject."""
+
+    def version() -> str:
+        return str(draw(st.integers(0, 3))) + (BAD if draw(st.integers(0, 9)) == 9 else "")
+
+    def make(type_url: str, name: str, references: tuple[tuple[str, str], ...] = ()) -> Resource:
+        tag = "".join(sorted(ref for _, ref in references))
+        ver = f"{tag}{version()}"
+        return Resource(type_url, name, ver, f"{name}{ver}".encode(), references)
+
+    clusters = draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True))
+    routes = draw(st.lists(st.sampled_from(["r1", "r2"]), unique=True))
+    found: dict[str, dict[str, Resource]] = {t: {} for t in TYPES}
+    for name in sorted(clusters):
+        found[CLUSTER][name] = make(CLUSTER, name, ((ENDPOINT, name),))
+        found[ENDPOINT][name] = make(ENDPOINT, name)
+    for name in sorted(routes):
+        arms = draw(st.lists(st.sampled_from(sorted(clusters)), min_size=1, max_size=2, unique=True))
+        found[ROUTE][name] = make(ROUTE, name, tuple((CLUSTER, arm) for arm in sorted(arms)))
+        found[LISTENER][f"l-{name}"] = make(LISTENER, f"l-{name}", ((ROUTE, name),))
+    return found
+
+
+STEPS = st.one_of(
+    st.sampled_from(["server_reads", "server_writes", "client_reads"] * 4 + ["connect", "warmed"]),
+    resource_sets(),
+)
+
+
+def good_state(world: World) -> dict[str, dict[str, str]]:
+    return {t: {n: r.version for n, r in world.client.state[t].items()} for t in TYPES}
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+@given(whole=st.booleans(), talkative=st.booleans(), steps=st.lists(STEPS, max_size=60), last=resource_sets())
+@settings(max_examples=150, deadline=None)
+def test_every_conversation_ends_well(
+    delta: bool, whole: bool, talkative: bool, steps: list[Any], last: dict[str, dict[str, Resource]]
+) -> None:
+    world = World(delta=delta, whole=whole, talkative=talkative)
+    for step in steps:
+        if isinstance(step, dict):
+            world.publish(step)
+        elif step == "warmed":
+            world.session.warmed(world.session.take_warming())
+        else:
+            getattr(world, step)()
+    world.publish(last)
+    world.settle()
+    # Everything acceptable has arrived, apart from what depends on something that has no good version.
+    held = good_state(world)
+    assert not any(version.endswith(BAD) for versions in held.values() for version in versions.values())
+    blocked = {(w.type_url, w.name) for w in world.session.waiting}
+    for type_url, resources in last.items():
+        for name, resource in resources.items():
+            reachable = type_url in {CLUSTER, LISTENER} or name in world.client.wanted(type_url)
+            if reachable and not resource.version.endswith(BAD) and (type_url, name) not in blocked:
+                assert held[type_url].get(name) == resource.version, (type_url, name)
+    for type_url, name in blocked:
+        bad = [ref for kind, ref in last[type_url][name].references if kind == CLUSTER]
+        assert any(last[k][ref].version.endswith(BAD) for ref in bad for k in (CLUSTER, ENDPOINT)), (type_url, name)
+    assert world.session.settled() or blocked
+    # And nothing more is said.
+    world.publish({t: dict(r) for t, r in last.items()})
+    assert not world.server_writes()
