@@ -175,7 +175,8 @@ class ControlPlane:
     def _publish(self, plan: Plan) -> None:
         self.picker.apply(plan)  # before Envoy can ask for a pool of this Plan
         changed = self.holder.publish(plan)
-        self.status.config_loaded()
+        if changed or not self.status.accepted:
+            self.status.config_loaded()
         if changed:
             log.info("configuration in force", gateways=len(plan.gateways), pools=len(plan.pools))
             if self._on_plan is not None:

@@ -40,6 +40,7 @@ class FleetStatus:
         self._folder = folder
         self._clock = clock
         self._error: PointsmanError | None = None
+        self._accepted = False
         self._loaded_at_s = 0.0
         Info("pointsman_build", "Version of Pointsman.", registry=registry).info({"version": VERSION})
         self._reloads = Counter(
@@ -54,9 +55,15 @@ class FleetStatus:
             registry=registry,
         )
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the folder as it is now is in force."""
+        return self._accepted
+
     def config_loaded(self) -> None:
         """Note that the folder was read and is in force."""
         self._error = None
+        self._accepted = True
         self._loaded_at_s = self._clock.wall_s()
         self._reloads.labels("ok").inc()
         self._good.set(1)
@@ -65,6 +72,7 @@ class FleetStatus:
     def config_refused(self, error: PointsmanError) -> None:
         """Note that the folder as it is now was refused."""
         self._error = error
+        self._accepted = False
         self._reloads.labels("refused").inc()
         self._good.set(0)
 
@@ -97,7 +105,7 @@ class FleetStatus:
     def _configuration(self) -> Json:
         return {
             "folder": str(self._folder),
-            "accepted": self._error is None,
+            "accepted": self._accepted,
             "loaded_at": _timestamp(self._loaded_at_s),
             "problems": _problems(self._error),
         }

@@ -62,6 +62,7 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
             config_source=ads(options.initial_fetch_timeout_ms), route_config_name=route_config_name(gateway, listener)
         ),
         use_remote_address=boolean(True),
+        always_set_request_id_in_response=True,  # the id that `explain` takes
         normalize_path=boolean(True),
         merge_slashes=True,
         stream_idle_timeout=ms(options.stream_idle_timeout_ms),

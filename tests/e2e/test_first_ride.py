@@ -1,0 +1,174 @@
+"""The way of a request through the real Envoy: picked, streamed, and never through the picker on the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.fleet import MODEL, Fleet, Layout, running_fleet
+from support.load import Load, Outcomes, ask, chat_body
+from support.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with running_fleet(tmp_path) as running:
+        yield running
+
+
+async def metric(fleet: Fleet, name: str) -> float:
+    """Sum of a metric's series as the admin server tells it."""
+    async with fleet.session.get(f"{fleet.admin}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+def text_of(stream: bytes) -> str:
+    """The text of the whole events of an SSE answer so far."""
+    events = stream.decode().split("\n\n")[:-1]
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events if event != "data: [DONE]"]
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+async def messages_to_picker(fleet: Fleet) -> int:
+    """Messages that Envoy has sent over ext_proc, by its own count."""
+    stats = await fleet.envoy_stats("http.")
+    return sum(value for name, value in stats.items() if name.endswith(".stream_msgs_sent"))
+
+
+async def test_a_conversation_stays_where_its_prefix_is(fleet: Fleet) -> None:
+    outcomes = Outcomes()
+    prompt = "The Flying Scotsman left at ten. " * 60
+    for turn in range(6):
+        prompt += f"And then, in turn {turn}, it went on to the next station. " * 10
+        await ask(fleet.session, fleet.url, chat_body(prompt), outcomes)
+    assert outcomes.failed == 0, outcomes.failures
+    assert len(outcomes.replicas) == 1, "every turn went to the replica that has the prefix"
+    served = (await fleet.replicas())[next(iter(outcomes.replicas))]
+    assert served["prefix_hit_tokens"] > served["prefix_query_tokens"] / 2
+    assert await metric(fleet, "pointsman_picks_total") == 6
+
+
+async def test_many_conversations_are_spread(fleet: Fleet) -> None:
+    async with Load(fleet.url, workers=12, limit=240) as load:
+        await load.progressed(240)
+    assert load.outcomes.failed == 0, load.outcomes.failures
+    assert len(load.outcomes.replicas) >= 3
+
+
+async def test_tokens_arrive_while_they_are_made_and_never_pass_the_picker(fleet: Fleet) -> None:
+    """The first token is read while the answer is still being held back; the picker then still holds the account."""
+    before = await messages_to_picker(fleet)
+    for replica in (name for name in await fleet.replicas() if name.startswith("stable")):
+        await fleet.set_faults(replica, {"stall": {"where": "mid", "after_tokens": 3}})
+    async with fleet.session.post(
+        f"{fleet.url}/v1/chat/completions", json=chat_body("a long story", stream=True, max_tokens=200)
+    ) as response:
+        assert response.status == 200
+        received = b""
+        while not text_of(received):
+            received += await response.content.readany()
+        assert b"[DONE]" not in received, "the first tokens came while the rest was not made yet"
+        assert len(text_of(received)) < 100
+        for replica in (name for name in await fleet.replicas() if name.startswith("stable")):
+            await fleet.set_faults(replica, None)
+        received += await response.content.read()
+    assert received.rstrip().endswith(b"data: [DONE]")
+    assert len(text_of(received)) == 800, "200 tokens of four letters each"
+    assert await messages_to_picker(fleet) - before == 1, "one message for the request, none for 200 tokens"
+
+
+async def test_in_flight_returns_to_zero(fleet: Fleet) -> None:
+    async with Load(fleet.url, workers=8, limit=80, stream=True) as load:
+        await load.progressed(80)
+    assert load.outcomes.failed == 0
+
+    async def idle() -> bool:
+        pools = (await fleet.status())["pools"]
+        return all(e["in_flight"] == 0 for pool in pools for site in pool["sites"] for e in site["endpoints"])
+
+    await eventually(idle, what="the access log has released every account")
+
+
+async def test_header_and_split(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, Layout(canary_weight=50, stable_weight=50)) as fleet:
+        async with Load(fleet.url, workers=8, limit=60, headers={"x-model-variant": "canary"}) as load:
+            await load.progressed(60)
+        assert load.outcomes.failed == 0
+        assert set(load.outcomes.replicas) == {"canary-us-east-0"}
+        async with Load(fleet.url, workers=8, limit=200) as load:
+            await load.progressed(200)
+        assert load.outcomes.failed == 0
+        canary = load.outcomes.replicas["canary-us-east-0"]
+        assert 60 <= canary <= 140, "half of 200, six standard deviations wide"
+
+
+async def test_a_client_cannot_choose_an_endpoint(fleet: Fleet) -> None:
+    address, port = fleet.manifests.endpoint("canary-us-east-0")
+    outcomes = Outcomes()
+    headers = {"x-gateway-destination-endpoint": f"{address}:{port}"}
+    for turn in range(5):
+        await ask(fleet.session, fleet.url, chat_body(f"{turn}: let me in"), outcomes, headers)
+    assert outcomes.failed == 0
+    assert "canary-us-east-0" not in outcomes.replicas
+
+
+async def test_what_is_no_chat_request_gets_a_clear_answer(fleet: Fleet) -> None:
+    url = f"{fleet.url}/v1/chat/completions"
+    for body in (b"{", b"\xff\xfe", b"[" * 100_000, b"", b'{"model": 7}'):
+        async with fleet.session.post(url, data=body, headers={"content-type": "application/json"}) as response:
+            assert 400 <= response.status < 500, (body[:20], response.status)
+            error = json.loads(await response.text())
+            assert error["error"]["message"] if "error" in error else error["message"]
+    async with fleet.session.post(url, json={**chat_body("x"), "model": "no-such-model"}) as response:
+        assert response.status == 404
+    outcomes = Outcomes()
+    await ask(fleet.session, fleet.url, chat_body("and all is well"), outcomes)
+    assert outcomes.failed == 0
+
+
+async def test_models_are_listed_without_a_pick(fleet: Fleet) -> None:
+    before = await metric(fleet, "pointsman_picks_total")
+    listed = await fleet.get(f"{fleet.url}/v1/models")
+    assert MODEL in {model["id"] for model in listed["data"]}
+    assert await metric(fleet, "pointsman_picks_total") == before
+
+
+async def test_explain_tells_why(fleet: Fleet) -> None:
+    async with fleet.session.post(f"{fleet.url}/v1/chat/completions", json=chat_body("why here?")) as response:
+        assert response.status == 200
+        request_id = response.headers["x-request-id"]
+    decision = await fleet.get(f"{fleet.admin}/api/v1/picks/{request_id}")
+    assert decision["pool"] == "default/stable"
+    assert len(decision["candidates"]) == 6
+    assert decision["candidates"][0]["endpoint"] == decision["endpoints"][0]
+    sites = {fleet_site(fleet, key) for key in decision["endpoints"]}
+    assert sites == {"us-east", "eu-west"}, "the list crosses sites"
+
+
+def fleet_site(fleet: Fleet, key: str) -> str:
+    for site in ("us-east", "eu-west"):
+        for index in range(3):
+            address, port = fleet.manifests.endpoint(f"stable-{site}-{index}")
+            if f"{address}:{port}" == key:
+                return site
+    raise AssertionError(key)
+
+
+async def test_two_at_once_do_not_wait_for_each_other(fleet: Fleet) -> None:
+    """A client that never finishes its body holds nobody up."""
+    host, port = fleet.manifests.gateway_address, fleet.manifests.http_port
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"
+    )
+    await writer.drain()
+    outcomes = Outcomes()
+    await ask(fleet.session, fleet.url, chat_body("next, please"), outcomes)
+    writer.close()
+    assert outcomes.ok == 1
