@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+
 from support.fleet import Layout, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
 from support.waiting import eventually

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from support.fleet import MODEL, Fleet, Layout, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
 from support.waiting import eventually
@@ -165,7 +166,8 @@ async def test_two_at_once_do_not_wait_for_each_other(fleet: Fleet) -> None:
     host, port = fleet.manifests.gateway_address, fleet.manifests.http_port
     _, writer = await asyncio.open_connection(host, port)
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: 999\r\n\r\n{"
     )
     await writer.drain()
     outcomes = Outcomes()
