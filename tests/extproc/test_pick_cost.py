@@ -55,9 +55,9 @@ def terms_of(table: EndpointTable, tokens: int, cached: list[float], *, model: C
 
 
 def test_an_idle_fleet_costs_network_and_own_prefill_twice() -> None:
-    terms = terms_of(fleet(rtt_ms=[0, 10, 20, 80]), 1000, [0, 0, 0, 0])
+    terms = terms_of(fleet(rtt_ms=[0, 0, 80, 80]), 1000, [0, 0, 0, 0])
     own = P * 1000 + A * 1000 * 500
-    assert terms.total() == pytest.approx(3 * np.array([0, 10, 20, 80]) + 2 * own)
+    assert terms.total() == pytest.approx(3 * np.array([0, 0, 80, 80]) + 2 * own)
 
 
 def test_own_prefill_counts_attention_over_the_cached_part() -> None:
@@ -106,8 +106,8 @@ def test_degraded_endpoints_come_last_and_price_counts_when_asked_for() -> None:
 
 
 def test_a_request_without_a_prompt_is_priced_by_load_and_network() -> None:
-    terms = terms_of(fleet(rtt_ms=[1, 2, 3, 4], pending_ms=[50, 0, 0, 0]), 0, [0, 0, 0, 0])
-    assert terms.total() == pytest.approx([53, 6, 9, 12])
+    terms = terms_of(fleet(rtt_ms=[1, 1, 3, 3], pending_ms=[50, 0, 0, 0]), 0, [0, 0, 0, 0])
+    assert terms.total() == pytest.approx([53, 3, 9, 9])
 
 
 @given(
@@ -165,7 +165,8 @@ def test_age_draws_a_value_to_the_mean() -> None:
     assert 0 < backlog[2] < backlog[3]
 
 
-def test_an_unmeasured_round_trip_is_that_of_its_site() -> None:
+def test_the_round_trip_is_the_shortest_of_the_site() -> None:
+    assert load_of(fleet(rtt_ms=[2, 9, 85, 80])).rtt_ms == pytest.approx([2, 2, 80, 80])
     assert load_of(fleet(rtt_ms=[2, np.nan, np.nan, np.nan])).rtt_ms == pytest.approx([2, 2, 2, 2])
     assert load_of(fleet(rtt_ms=[2, np.nan, 80, np.nan])).rtt_ms == pytest.approx([2, 2, 80, 80])
     assert load_of(fleet()).rtt_ms == pytest.approx([0, 0, 0, 0])

@@ -12,6 +12,7 @@ import pytest
 from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.model import Plan
 from pointsman.extproc.feedback import Feedback, entries
 from support.waiting import eventually
@@ -109,8 +110,8 @@ async def test_a_client_that_goes_away_frees_its_account(gateway: Gateway) -> No
 
 async def test_a_retry_walks_the_list_into_another_site(gateway: Gateway) -> None:
     dead, second = gateway.near[0], gateway.far[1]
-    for rtt_ms, key in enumerate([dead.key, second.key, gateway.near[1].key, gateway.far[0].key]):
-        gateway.picker.signals(key, rtt_ms=rtt_ms * 50.0)
+    for waiting, key in enumerate([dead.key, second.key, gateway.near[1].key, gateway.far[0].key]):
+        gateway.picker.signals(key, EngineMetrics(waiting=float(waiting)))
     await dead.stop()
     assert (await gateway.post(json=CHAT))[:2] == (200, second.key)
     (decision,) = gateway.picker.recent()

@@ -27,7 +27,10 @@ from pointsman.extproc.signals import PENALTY_HALF_LIFE_S, fuse
 from pointsman.extproc.table import EndpointTable, Floats, PoolRows, Rows
 
 RECENT_DECISIONS = 512
-"""Decisions kept to be explained: seconds of a busy gateway, and 4 MB at 100 endpoints."""
+"""Decisions kept to be explained: seconds of a busy gateway."""
+
+RECENT_CANDIDATES = 51_200
+"""Candidates of all kept decisions, 130 bytes each: 512 decisions with 100 endpoints, 51 with 1,000."""
 
 PENALTY_MS = 2_000.0
 """What one 429, 503 or broken connection costs an endpoint at first: more than any prefill it could save."""
@@ -275,7 +278,8 @@ class Picker:
         self._recent[made.pick_id] = made
         if made.request_id:
             self._by_request[made.request_id] = made.pick_id
-        if len(self._recent) > self._max_recent:
+        limit = max(1, min(self._max_recent, RECENT_CANDIDATES // max(1, len(self.table))))
+        while len(self._recent) > limit:
             _, oldest = self._recent.popitem(last=False)
             if self._by_request.get(oldest.request_id) == oldest.pick_id:
                 del self._by_request[oldest.request_id]

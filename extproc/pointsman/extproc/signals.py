@@ -73,19 +73,18 @@ def blend(values: Floats, weight: Floats) -> Floats:
 
 
 def _rtt(table: EndpointTable, rows: Rows) -> Floats:
-    """Measured round trips; an unmeasured endpoint has the mean of its site, else the mean of all, else 0."""
-    rtt = table.rtt_ms[rows]
-    unknown = np.isnan(rtt)
-    if not unknown.any():
-        return rtt
-    if unknown.all():
-        return np.zeros(len(rows))
+    """The round trip to each candidate's site: the shortest that any candidate there has measured.
+
+    Endpoints of a site share its network; what one measures above that is its server's own slowness, which the backlog
+    counts already. A site without a measurement has the mean of the others, or 0 when there is none.
+    """
     sites = table.site[rows]
-    overall = float(rtt[~unknown].mean())
-    for site in np.unique(sites[unknown]):
-        here = sites == site
-        measured = rtt[here & ~unknown]
-        rtt[here & unknown] = float(measured.mean()) if len(measured) else overall
+    nearest = np.full(len(table.site_names), np.inf)
+    np.fmin.at(nearest, sites, table.rtt_ms[rows])
+    rtt = nearest[sites]
+    unknown = np.isinf(rtt)
+    if unknown.any():
+        rtt[unknown] = float(rtt[~unknown].mean()) if not unknown.all() else 0.0
     return rtt
 
 
