@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -222,3 +225,28 @@ async def test_refuse_lets_running_calls_finish(start: Any) -> None:
         assert await call.code() is grpc.StatusCode.OK
         await sim.faults("one", None)
         assert (await stub.generate(GenerateRequest(prompt="hi", max_tokens=1), wait_for_ready=True)).tokens == 1
+
+
+async def test_exit_ends_calls_that_outlived_a_refuse(start: Any) -> None:
+    sim = await start(GRPC, speed=1.0)
+    async with connected(sim) as stub:
+        call = stub.stream(GenerateRequest(prompt="hi", max_tokens=LONG))
+        await call.read()
+        await sim.faults("one", {"refuse": True})
+        await sim.faults("one", {"exit": True})
+        with pytest.raises(grpc.aio.AioRpcError):
+            await collect(call)
+        await sim.faults("one", None)
+        assert (await stub.generate(GenerateRequest(prompt="hi", max_tokens=1), wait_for_ready=True)).tokens == 1
+
+
+def test_generated_modules_are_up_to_date(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    proto = "pointsman/sim/v1/generate.proto"
+    out = (f"--python_out={tmp_path}", f"--pyi_out={tmp_path}")
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{root / 'protos'}", *out, proto]
+    subprocess.run(command, check=True, timeout=60)
+    for suffix in ("py", "pyi"):
+        name = f"pointsman/sim/v1/generate_pb2.{suffix}"
+        made, kept = (base / name for base in (tmp_path, root / "core"))
+        assert made.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8"), "run protos/generate.sh"

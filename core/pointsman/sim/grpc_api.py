@@ -25,6 +25,10 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 DRAIN_S = 3600.0
 """How long running calls may take once the port is closed by the fault `refuse`."""
 
+CLOSE_TIMEOUT_S = 5.0
+CLOSE_POLL_S = 0.005
+"""How long gRPC may take to close its listener (a few milliseconds when the machine is idle), and how often we look."""
+
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
@@ -76,7 +80,19 @@ class GrpcShell:
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
         self._server = None
-        await asyncio.sleep(0)  # lets stop() begin: it closes the listener first
+        await self._closed()
+
+    async def _closed(self) -> None:
+        """Return when the port refuses connections: gRPC closes its listener on a thread of its own and does not say
+        when."""
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(self._reserved.address, self._reserved.port)
+                except ConnectionError:
+                    return
+                writer.close()
+                await asyncio.sleep(CLOSE_POLL_S)
 
     async def kill(self) -> None:
         """Close the listener and end every call."""

@@ -134,7 +134,9 @@ class Replica:
         self.faults = HEALTHY
         self.voice = Voice(spec.name)
         self.restarts = 0
-        self._rng = random.Random(f"{seed}/{spec.name}")  # noqa: S311 (faults are to be repeatable, not secret)
+        # Two generators, so that who brings an id of his own does not change whom a fault hits. Neither is a secret.
+        self._luck = random.Random(f"{seed}/{spec.name}/luck")  # noqa: S311
+        self._ids = random.Random(f"{seed}/{spec.name}/ids")  # noqa: S311
         self._numbers = itertools.count(1)
         self._fault_change = asyncio.Event()
         self._running: dict[Generation, None] = {}
@@ -161,11 +163,11 @@ class Replica:
 
     def draw(self) -> Luck:
         """The luck of the next request with the faults."""
-        return fault_rules.draw(self._rng)
+        return fault_rules.draw(self._luck)
 
     def request_id(self) -> str:
         """A new id for a request that brought none."""
-        return f"{self._rng.getrandbits(64):016x}"
+        return f"{self._ids.getrandbits(64):016x}"
 
     async def fault_change(self, timeout_s: float | None = None) -> None:
         """Return when the faults change or after `timeout_s` of wall time."""
