@@ -171,6 +171,9 @@ class TestListeners:
         assert problems(spoiled(public) + at_west + SITES) == []
         assert len(problems(spoiled(public) + at_west.replace("site: west", "site: east"))) == 2
         assert len(problems(FLEET + second.replace("site: east}", "site: west}") + SITES)) == 2
+        one_address = second.replace("site: east}", "site: east, pointsman.dev/bind-address: 10.0.0.9}")
+        assert problems(FLEET + one_address) == []
+        assert len(problems(spoiled(public) + one_address)) == 2
 
 
 def test_a_fleet_without_routes_serves_nothing_and_keeps_its_listeners() -> None:

@@ -86,10 +86,10 @@ class TestPrecedence:
         assert order_of(text) == ["r/1/0", "r/0/0"]
 
     def test_ties_go_to_the_oldest_then_to_the_name_then_to_the_order_written(self) -> None:
-        text = without_routes() + route("b", f"rules: [{rule()}]", created="2026-05-01T12:00:00+02:00")
-        text += route("c", f"rules: [{rule()}]", created="2026-05-01T11:00:00Z")
-        text += route("z", f"rules: [{rule('{}, {}')}, {rule()}]") + route("d", f"rules: [{rule()}]")
-        assert order_of(text) == ["b/0/0", "c/0/0", "d/0/0", "z/0/0", "z/0/1", "z/1/0"]
+        text = without_routes() + route("c", f"rules: [{rule()}]", created="2026-05-01T12:00:00+02:00")
+        text += route("b", f"rules: [{rule()}]", created="2026-05-01T11:00:00Z")
+        text += route("z", f"rules: [{rule('{}, {}')}, {rule()}]") + route("a", f"rules: [{rule()}]")
+        assert order_of(text) == ["c/0/0", "b/0/0", "a/0/0", "z/0/0", "z/0/1", "z/1/0"]
 
     def test_several_matches_become_several_rules(self) -> None:
         text = without_routes() + route("r", f"rules: [{rule('{path: {value: /a}}, {path: {value: /bb}}')}]")
@@ -167,6 +167,12 @@ class TestHosts:
             ("*",): ["any"],
         }
 
+    def test_of_the_hosts_of_a_route_the_closest_counts(self) -> None:
+        text = without_routes() + route("z", f"hostnames: ['*.example', a.example], rules: [{rule()}]")
+        text += route("a", f"hostnames: ['*.example'], rules: [{rule()}]")
+        found = {host.domains: [one.route.rpartition("/")[2] for one in host.rules] for host in hosts_of(plan_of(text))}
+        assert found == {("a.example",): ["z", "a"], ("*.example",): ["a", "z"]}
+
     def test_hosts_with_the_same_rules_share_a_virtual_host(self) -> None:
         text = without_routes() + route("r", f"hostnames: [b.example, a.example, long.example], rules: [{rule()}]")
         (host,) = hosts_of(plan_of(text))
@@ -203,6 +209,10 @@ spec:
         foreign = route("x", f"rules: [{rule()}]").replace("name: x", "name: x, namespace: team")
         foreign = foreign.replace("name: main", "name: main, namespace: default")
         foreign = foreign.replace("name: stable", "name: stable, namespace: default")
+        assert problems(without_routes() + foreign + grant) == [
+            "fleet.yaml:80: spec.parentRefs[0]: no listener of Gateway default/main takes this route "
+            "(listener http: it allows routes of namespace default only)"
+        ]
         text = without_routes(spoiled(("protocol: HTTP", let_in))) + foreign
         assert len(problems(text)) == 1
         (only,) = rules_of(text + grant)

@@ -112,20 +112,19 @@ def _granted(index: Index, item: RouteItem, namespace: str, name: str) -> bool:
 def _mixed_kinds(index: Index, gateway: Item[Gateway]) -> Iterator[Problem]:
     """A listener takes either HTTPRoutes or GRPCRoutes for a host (Gateway API, `GRPCRoute.spec.hostnames`)."""
     told: set[tuple[str, str]] = set()
-    for grpc, http in product(index.grpc_routes.values(), index.http_routes.values()):
-        both = [
-            listener
-            for listener in listeners_of(gateway.object, grpc.object)
-            if listener in listeners_of(gateway.object, http.object)
-        ]
-        for listener in both:
-            hosts = common_hosts(listener.hostname, grpc.object.spec.hostnames)
-            others = common_hosts(listener.hostname, http.object.spec.hostnames)
-            shared = [a for a, b in product(hosts, others) if covers(a, b) or covers(b, a)]
+    attached = [(item, listeners_of(gateway.object, item.object)) for item in index.routes()]
+    for listener in gateway.object.spec.listeners:
+        hosts: dict[str, list[tuple[RouteItem, tuple[str, ...]]]] = {"GRPCRoute": [], "HTTPRoute": []}
+        for item, listeners in attached:
+            if listener in listeners:
+                common = common_hosts(listener.hostname, item.object.spec.hostnames)
+                hosts[item.object.kind].append((item, common))
+        for (grpc, ours), (http, theirs) in product(hosts["GRPCRoute"], hosts["HTTPRoute"]):
+            shared = next((a for a, b in product(ours, theirs) if covers(a, b) or covers(b, a)), None)
             pair = (grpc.object.key, http.object.key)
-            if shared and pair not in told:
+            if shared is not None and pair not in told:
                 told.add(pair)
-                whom = "every host" if shared[0] == ANY_HOST else f"host {shared[0]}"
+                whom = "every host" if shared == ANY_HOST else f"host {shared}"
                 what = f"HTTPRoute {http.object.key} also wants {whom} on listener {listener.name}"
                 mend = f"see {http.place()}; give one another hostname or a listener of its own"
                 yield grpc.problem(("spec",), what, f"{mend} by parentRefs[].sectionName")
