@@ -188,6 +188,31 @@ def test_of_a_huge_body_only_the_beginning_is_read() -> None:
     assert read_body(b"[" * (MAX_SCAN_BYTES + 1)).problem
 
 
+@pytest.mark.parametrize(
+    ("cut", "prompt"),
+    [
+        (rb'{"prompt": "a\"b', b'a"b'),
+        (rb'{"prompt": "a\\', b"a\\"),
+        (b'{"prompt": "a\\\\\\', b"a\\"),
+        (rb'{"prompt": "a\u00e', b"a"),
+        (rb'{"prompt": "a\u00e9', "aé".encode()),
+        (rb'{"prompt": "a\ud83d', b"a"),
+        (rb'{"prompt": "a\ud83d\ude8', b"a"),
+        (rb'{"prompt": "a\ud83d\ude82', "a🚂".encode()),
+        (rb'{"prompt": "a\\ud83d', b"a\\ud83d"),
+        ('{"prompt": "a🚂'.encode()[:-1], b"a"),
+        (rb'{"prompt": "a", "mod', b"a"),
+        (rb'{"prompt": "a", "model"', b"a"),
+        (rb'{"prompt": "a", "model": ', b"a"),
+        (rb'{"prompt": ["a", "b', b"ab"),
+        (rb'{"prompt": [1, 2, 3', b"\x01\0\0\0\x02\0\0\0"),
+        (b'{"prompt": "' + b'\\"' * 150_000, b'"' * 150_000),
+    ],
+)
+def test_where_a_cut_leaves_off(cut: bytes, prompt: bytes) -> None:
+    assert read_body(cut, partial=True).prompt == prompt
+
+
 def test_depth_of_a_cut_body_is_bounded() -> None:
     assert close_json(b'{"a":' * 64) is not None
     assert close_json(b'{"a":' * 65) is None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -149,6 +150,8 @@ def _items(items: str | list[str | int | list[int] | _Message] | list[str | int 
     """A prompt or input: one text, many texts, token ids (four bytes each, as a token's text has), or messages."""
     if isinstance(items, str):
         return items.encode("utf-8", "surrogatepass")
+    if set(map(type, items)) == {int}:
+        return _token_ids(cast("list[int]", items))
     parts: list[bytes] = []
     ids: list[int] = []
     for item in items:
@@ -205,8 +208,7 @@ def _text_of_raw(raw: msgspec.Raw) -> str:
     return bytes(raw).decode("utf-8", "replace")
 
 
-_TOKEN = re.compile(rb"\"(?:[^\"\\]++|\\.)*+\"|[\"{}\[\],:]", re.DOTALL)
-_WHOLE_TEXT = re.compile(rb"(?:[^\"\\]++|\\[^u]|\\u[0-9a-fA-F]{4})*+", re.DOTALL)
+_STRUCTURE = re.compile(rb"[\"{}\[\],:]")
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
 _ASCII = bytes(range(0x80))
 _CLOSING = {b"{": b"}", b"[": b"]"}
@@ -220,38 +222,68 @@ def close_json(cut: bytes) -> bytes | None:
     open_brackets: list[bytes] = []
     last = b""  # the structural token before this one
     end = 0  # where all before is whole
-    for count, match in enumerate(_TOKEN.finditer(cut)):
-        if count > MAX_CUT_TOKENS or len(open_brackets) > MAX_DEPTH:
-            return None
-        token = match[0]
-        if token == b'"':  # a string without an end
-            is_value = last == b":" or (open_brackets[-1:] == [b"["] and last in (b"[", b","))
-            if is_value:
-                text = _whole_text(cut[match.end() :])
-                return cut[: match.end()] + text + b'"' + _closers(open_brackets)
-            break
-        if token[:1] == b'"':
-            continue
+    position = 0
+    for _ in range(MAX_CUT_TOKENS):
+        match = _STRUCTURE.search(cut, position)
+        if match is None:
+            # Every bracket and comma has moved `end`, so what is open now was open there.
+            return cut[:end] + _closers(open_brackets) if end else None
+        token, position = match[0], match.end()
+        if token == b'"':
+            start = position
+            position = _after_string(cut, start)
+            if position:
+                continue
+            if last == b":" or (open_brackets[-1:] == [b"["] and last in (b"[", b",")):  # a value, no key
+                return cut[:start] + _whole_text(cut[start:]) + b'"' + _closers(open_brackets)
+            return cut[:end] + _closers(open_brackets) if end else None
         if token in (b"{", b"["):
             open_brackets.append(token)
-            end = match.end()
+            end = position
         elif token in (b"}", b"]"):
             if not open_brackets or _CLOSING[open_brackets.pop()] != token:
                 return None
-            end = match.end()
+            end = position
         elif token == b",":
             end = match.start()
+        if len(open_brackets) > MAX_DEPTH:
+            return None
         last = token
-    # Every bracket and comma has moved `end`, so what is open now was open there.
-    return cut[:end] + _closers(open_brackets) if end and len(open_brackets) <= MAX_DEPTH else None
+    return None
 
 
 def _closers(open_brackets: list[bytes]) -> bytes:
     return b"".join(_CLOSING[bracket] for bracket in reversed(open_brackets))
 
 
-def _whole_text(cut: bytes) -> bytes:
+def _after_string(text: bytes, start: int) -> int:
+    """Where the string whose inside begins at `start` has ended, 0 when it does not end or takes too long to tell."""
+    quote = start - 1
+    for _ in range(MAX_CUT_TOKENS):
+        quote = text.find(b'"', quote + 1)
+        if quote < 0:
+            return 0
+        if not _is_escaped(text, start, quote):
+            return quote + 1
+    return 0
+
+
+def _is_escaped(text: bytes, start: int, position: int) -> bool:
+    """True when an odd number of backslashes stands between `start` and `position`, right before the latter."""
+    window = text[max(start, position - 32) : position]
+    kept = len(window.rstrip(b"\\"))
+    if kept == 0 and position - start > len(window):
+        window = text[start:position]
+        kept = len(window.rstrip(b"\\"))
+    return (len(window) - kept) % 2 == 1
+
+
+def _whole_text(text: bytes) -> bytes:
     """The inside of a JSON string up to a cut, without a half escape, surrogate pair or UTF-8 sequence at its end."""
-    found = _WHOLE_TEXT.match(cut)
-    text = _HIGH_SURROGATE.sub(b"", found[0] if found else b"")
+    slash = text.rfind(b"\\", max(0, len(text) - 5))
+    if slash >= 0 and not _is_escaped(text, 0, slash) and (text[slash + 1 :][:1] in (b"", b"u")):
+        text = text[:slash]  # `\` or `\u12` without its end
+    high = _HIGH_SURROGATE.search(text, max(0, len(text) - 6))
+    if high is not None and not _is_escaped(text, 0, high.start()):
+        text = text[: high.start()]
     return text.decode("utf-8", "ignore").encode() if text[-4:].translate(None, _ASCII) else text
