@@ -92,9 +92,10 @@ def test_percent_is_seeded_and_about_right() -> None:
         (Faults(reset=ResetFault(after_tokens=0)), 0, Verdict(act=Act.RESET)),
         (Faults(reset=ResetFault(after_tokens=2)), 1, Verdict(act=Act.SEND, limit=2)),
         (Faults(reset=ResetFault(after_tokens=2)), 2, Verdict(act=Act.RESET)),
+        (Faults(malformed_sse=True), 0, Verdict(act=Act.SEND, limit=1, malformed=True)),
         (
             Faults(reset=ResetFault(after_tokens=2), malformed_sse=True),
-            0,
+            1,
             Verdict(act=Act.SEND, limit=2, malformed=True),
         ),
         (Faults(reset=ResetFault(after_tokens=2), stall=StallFault(where="mid")), 5, Verdict(act=Act.HOLD)),
@@ -386,8 +387,9 @@ async def test_reset_of_an_answer_that_is_not_streamed(start: Any) -> None:
     assert await read_until_reset(sock) == b""
 
 
-async def test_malformed_sse(start: Any) -> None:
-    sim = await start({"name": "one"}, speed=20.0)
+@pytest.mark.parametrize("speed", [20.0, 1e6])
+async def test_malformed_sse(start: Any, speed: float) -> None:
+    sim = await start({"name": "one"}, speed=speed)
     await sim.faults("one", {"malformed_sse": True})
     events = await sim.events("one", max_tokens=12)
     assert "[DONE]" not in events

@@ -283,3 +283,20 @@ async def test_a_request_cut_in_the_body_is_no_harm(start: Any) -> None:
     await writer.wait_closed()
     await eventually(lambda: sim.replica("one").counts.requests_aborted == 1)
     assert (await sim.chat("one"))[0] == 200
+
+
+async def test_clients_that_leave_while_they_are_written_to_make_no_noise(
+    start: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    sim = await start({"name": "one"}, speed=50.0)
+    counts = sim.replica("one").counts
+
+    async def leave_early() -> None:
+        body = {"messages": MESSAGES, "max_tokens": 5000, "stream": True}
+        async with sim.session.post(sim.url("one", CHAT), json=body) as response:
+            await response.content.readuntil(b"\n\n")
+
+    await asyncio.gather(*(leave_early() for _ in range(40)))
+    await eventually(lambda: counts.requests_aborted == 40)
+    assert sim.replica("one").engine.kv.used == 0
+    assert not caplog.records

@@ -183,6 +183,8 @@ def verdict(faults: Faults, luck: Luck, sent_tokens: int) -> Verdict:
     if faults.blackhole:
         return Verdict(act=Act.HOLD)
     limits: list[int] = []
+    if faults.malformed_sse and not sent_tokens:
+        limits.append(1)  # so that even a short answer has a second event, which is the first broken one
     stall = faults.stall
     if stall is not None and luck.stall < stall.percent:
         if stall.where == "before":

@@ -112,6 +112,8 @@ class HttpShell:
             return _error(ApiError(413, f"The request body is larger than {MAX_BODY_BYTES} bytes."))
         except web.HTTPException as error:
             return web.json_response({"detail": error.reason}, status=error.status, headers=_allow(error))
+        except ConnectionError:
+            return web.Response()  # the client left while it was written to; this goes nowhere and nobody logs it
         except ResetNowError:
             reset(transport)
             await asyncio.get_running_loop().create_future()  # cancelled by the loss of the connection
