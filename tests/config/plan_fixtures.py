@@ -10,7 +10,8 @@ POOL = "group: inference.networking.k8s.io, kind: InferencePool"
 
 
 def plan_of(text: str) -> Plan:
-    assert problems(text) == []
+    found = problems(text)
+    assert found == []
     return compile_plan(manifests(text))
 
 

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pointsman.core.config.document import Document, Mark, shown
+from pointsman.core.config.document import Document, shown
 from pointsman.core.config.document import Path as FieldPath
 from pointsman.core.config.parse import parse
 from pointsman.core.errors import Problem
@@ -160,13 +160,7 @@ def _flatten(source: Source, document: Document) -> None:
             source.problems.append(document.problem(path, f"found {shown(item)}", "expected a manifest"))
             continue
         mark = document.mark.items["items"].items[index]
-        inner = Document(
-            file=document.file, data=inherited | item, mark=Mark(mark.line, mark.items), root=document.root + path
-        )
-        if len(inner.root) > 2 * MAX_FOLDER_DEPTH:
-            source.problems.append(document.problem(path, "lists are nested too deep"))
-        else:
-            _flatten(source, inner)
+        _flatten(source, Document(file=document.file, data=inherited | item, mark=mark, root=document.root + path))
 
 
 def _file_problem(file: str, what: str, mend: str = "") -> Problem:
