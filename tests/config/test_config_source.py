@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         "empty.yaml: is empty (delete it if it is meant to hold nothing)",
         f"large.yaml: is larger than {MAX_FILE_BYTES} bytes (split the file)",
         "latin.yaml:2: is not UTF-8 text (save it as UTF-8)",
+    ]
+
+
+def test_names_and_links_of_any_kind_are_told(tmp_path: Path) -> None:
+    (tmp_path / "circle.yaml").symlink_to("circle.yaml")
+    (tmp_path / "two\nlines.yaml").write_text("[")
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml"))).write_text("[")
+    assert told(tmp_path) == [
+        "\\udcff.yaml:1: not valid YAML: while parsing a flow node did not find expected node content",
+        "circle.yaml: is a broken link",
+        "two\\nlines.yaml:1: not valid YAML: while parsing a flow node did not find expected node content",
     ]
 
 

@@ -80,7 +80,7 @@ def parse(text: str, file: str) -> tuple[list[Tree], list[Problem]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
-        line = mark.line + 1 if mark else 0
+        line = min(mark.line, text.count("\n")) + 1 if mark else 0  # the end may be counted as a line of its own
         builder.problems.append(Problem(file=file, line=line, field="", what=f"not valid YAML: {what}"))
     except yaml.YAMLError as error:
         builder.problems.append(Problem(file=file, line=0, field="", what=f"not valid YAML: {error}"))

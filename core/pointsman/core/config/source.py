@@ -39,8 +39,8 @@ class Source:
 def read_folder(folder: Path) -> Source:
     """Read all manifests; files in the order of their names. Never raises for what it finds there."""
     source = Source()
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "no such folder"
+    if not _is_folder(folder):
+        what = "is not a folder" if os.path.lexists(folder) else "no such folder"
         source.problems.append(_file_problem(str(folder), what, "expected a folder of manifests"))
         return source
     files = _files(folder, source.problems)
@@ -58,7 +58,7 @@ def read_folder(folder: Path) -> Source:
 
 def fingerprint(folder: Path) -> Fingerprint | None:
     """State of the folder's files without reading them; None where there is no such folder."""
-    if not folder.is_dir():
+    if not _is_folder(folder):
         return None
     entries = []
     for name, path in _files(folder, []):
@@ -93,10 +93,10 @@ def _files(folder: Path, problems: list[Problem]) -> list[tuple[str, Path]]:
         if identity in above:
             continue
         for entry in entries:
-            name = prefix + entry.name
+            name = prefix + _printable(entry.name)
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(Path(entry.path)):
                 if len(above) + 1 >= MAX_FOLDER_DEPTH:
                     problems.append(_file_problem(name, f"folders are nested more than {MAX_FOLDER_DEPTH} deep"))
                 else:
@@ -107,6 +107,18 @@ def _files(folder: Path, problems: list[Problem]) -> list[tuple[str, Path]]:
             problems.append(_file_problem(str(folder), f"holds more than {MAX_FILES} manifests"))
             return []
     return sorted(found)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # above it is a folder that we may not enter
+        return False
+
+
+def _printable(name: str) -> str:
+    """A file name for texts: it may hold bytes that are no UTF-8, and line feeds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _read(name: str, path: Path, problems: list[Problem]) -> str | None:
