@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 
 from pointsman.app.ports import Wanted, is_loopback
@@ -22,16 +22,39 @@ class SimulatorError(PointsmanError):
     """The simulated replicas could not be started."""
 
 
-@dataclass(frozen=True, slots=True)
 class Simulator:
-    """The running simulator; faults of its `replicas` are switched at `admin_url`."""
+    """The running simulator. Faults of its `replicas` (names) are switched at `admin_url`."""
 
-    child: ChildProcess
-    admin_url: str
-    replicas: tuple[str, ...]
+    def __init__(self, child: ChildProcess, admin_url: str, spec: dict[str, Any]) -> None:
+        self.child = child
+        self.admin_url = admin_url
+        self._spec = spec
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """Names of all replicas."""
+        return tuple(replica["name"] for replica in self._spec["replicas"])
 
     async def reconcile(self, plan: Plan) -> None:
-        """Start replicas for new endpoints of `plan`, end those of endpoints that are gone."""
+        """Start replicas for new endpoints of `plan` and end those of endpoints that are gone.
+
+        Raises:
+            SimulatorError: an address is taken or not on loopback, or the simulator is gone.
+        """
+        spec = simulator_spec(plan, speed=self._spec["speed"])
+        if spec == self._spec:
+            return
+        body = msgspec.json.encode(spec["replicas"])
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=START_TIMEOUT_S)) as session,
+                session.put(f"{self.admin_url}/replicas", data=body) as response,
+            ):
+                if response.status != 200:
+                    raise SimulatorError(msgspec.json.decode(await response.read())["error"])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise SimulatorError(f"the simulator does not answer: {error or type(error).__name__}") from error
+        self._spec = spec
 
     async def stop(self) -> None:
         """End all simulated replicas."""
@@ -41,13 +64,15 @@ class Simulator:
 def simulator_spec(plan: Plan, *, speed: float, seed: int = 1) -> dict[str, Any]:
     """The specification for `pointsman sim` with one replica for each endpoint of `plan`.
 
-    `speed` is how many times faster than the modelled GPU the replicas run.
+    `speed` is how many times faster than the modelled GPU the replicas run. The network between the site of the first
+    Gateway and a replica's site takes the round-trip time that the Sites declare.
 
     Raises:
         SimulatorError: an endpoint is not on a loopback address: there may be a real model server.
     """
     replicas: dict[str, dict[str, Any]] = {}
     names: set[str] = set()
+    home = next((gateway.site for gateway in plan.gateways), "")
     for pool in plan.pools:
         for endpoint in pool.endpoints():
             if endpoint.key in replicas:
@@ -67,6 +92,7 @@ def simulator_spec(plan: Plan, *, speed: float, seed: int = 1) -> dict[str, Any]
                 "port": endpoint.port,
                 "protocol": "grpc" if pool.app_protocol is AppProtocol.H2C else "http",
                 "model": pool.model or pool.name.rpartition("/")[2],
+                "rtt_ms": plan.rtt_ms(home, endpoint.site),
             }
     return {"seed": seed, "speed": speed, "replicas": list(replicas.values())}
 
@@ -93,7 +119,8 @@ async def start_simulator(plan: Plan, folder: Path, *, speed: float) -> Simulato
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec = folder / "simulator.json"
-    spec.write_bytes(msgspec.json.format(msgspec.json.encode(simulator_spec(plan, speed=speed)), indent=1))
+    wanted = simulator_spec(plan, speed=speed)
+    spec.write_bytes(msgspec.json.format(msgspec.json.encode(wanted), indent=1))
     log = folder / "simulator.log"
     with log.open("wb") as log_file:
         child = await start_child(
@@ -111,4 +138,4 @@ async def start_simulator(plan: Plan, folder: Path, *, speed: float) -> Simulato
         await child.wait()
         raise SimulatorError(f"the simulator ended: {log.read_text(encoding='utf-8', errors='replace').strip()}")
     ready = msgspec.json.decode(line)
-    return Simulator(child, f"http://{ready['admin']}", tuple(replica["name"] for replica in ready["replicas"]))
+    return Simulator(child, f"http://{ready['admin']}", wanted)

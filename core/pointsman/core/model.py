@@ -69,7 +69,8 @@ class Site:
     """A cluster or region that holds endpoints (own kind `Site`).
 
     `jurisdictions` are residency tags (a hard filter). `usd_per_gpu_hour` is 0 where the price is unknown.
-    `max_concurrent` is the number of requests the site is meant to carry, 0: unknown.
+    `max_concurrent` is the number of requests the site is meant to carry, 0: unknown. `rtt_ms` holds the round-trip
+    times to other sites that were declared, by site name.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Site:
     usd_per_gpu_hour: float = 0.0
     max_concurrent: int = 0
     draining: bool = False
+    rtt_ms: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,3 +246,8 @@ class Plan:
     def site(self, name: str) -> Site | None:
         """The site of that name, or None."""
         return next((s for s in self.sites if s.name == name), None)
+
+    def rtt_ms(self, one: str, other: str) -> float:
+        """Round-trip time between two sites; what one end declares holds in both directions. 0: not declared."""
+        ends = ((self.site(one), other), (self.site(other), one))
+        return next((ms for site, far in ends if site for name, ms in site.rtt_ms if name == far), 0.0)

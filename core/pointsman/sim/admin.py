@@ -1,28 +1,31 @@
-"""The admin endpoint of a simulation: what the replicas did, and their faults, over HTTP.
+"""The admin endpoint of a simulation: its replicas, what they did, and their faults, over HTTP.
 
-`GET /replicas`, `GET /replicas/{name}`, `GET|PUT|DELETE /replicas/{name}/faults`. A PUT replaces all faults of the
-replica by those of the JSON body (see `pointsman.sim.faults.Faults`), a DELETE ends them; both have taken effect when
-they are answered. Errors: `{"error": TEXT, "problems": [{"field", "what", "mend"}]}` with status 400 or 404.
+`GET|PUT /replicas`, `GET /replicas/{name}`, `GET|PUT|DELETE /replicas/{name}/faults`. A PUT of `/replicas` takes the
+list of all replicas that are wanted, as in the specification: others end, new ones start, the rest goes on. A PUT of
+faults replaces all faults of the replica by those of the JSON body (see `pointsman.sim.faults.Faults`), a DELETE ends
+them. What was asked for has taken effect when it is answered. Errors: `{"error": TEXT, "problems": [{"field", "what",
+"mend"}]}` with status 400 or 404.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
 
 from pointsman.core.errors import ConfigError
 from pointsman.sim.faults import HEALTHY, parse_faults
-from pointsman.sim.replica import Replica, Shell
+from pointsman.sim.fleet import Entry, Fleet
+from pointsman.sim.spec import parse_replicas
 
-Entry = tuple[Replica, Shell]
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 1024 * 1024
+"""The list of some thousand replicas."""
 _JSON = "application/json"
 
 
-def admin_app(replicas: Mapping[str, Entry]) -> web.Application:
-    """The application that serves the admin endpoint over `replicas`, by name."""
+def admin_app(replicas: Fleet) -> web.Application:
+    """The application that serves the admin endpoint over `replicas`."""
 
     def find(request: web.Request) -> Entry:
         name = request.match_info["name"]
@@ -33,6 +36,10 @@ def admin_app(replicas: Mapping[str, Entry]) -> web.Application:
 
     async def show_all(_request: web.Request) -> web.StreamResponse:
         return _answer([replica.status(shell.port) for replica, shell in replicas.values()])
+
+    async def put_all(request: web.Request) -> web.StreamResponse:
+        await replicas.apply(parse_replicas(await request.read()))
+        return await show_all(request)
 
     async def show(request: web.Request) -> web.StreamResponse:
         replica, shell = find(request)
@@ -58,6 +65,7 @@ def admin_app(replicas: Mapping[str, Entry]) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
     app.router.add_get("/health", health)
     app.router.add_get("/replicas", show_all)
+    app.router.add_put("/replicas", put_all)
     app.router.add_get("/replicas/{name}", show)
     app.router.add_get("/replicas/{name}/faults", show_faults)
     app.router.add_put("/replicas/{name}/faults", put_faults)

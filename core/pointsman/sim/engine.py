@@ -125,6 +125,28 @@ class Engine:
         prefilling = sum(s.base_tokens - s.computed_tokens for s in self._prefilling)
         return prefilling + sum(s.base_tokens for s in self._waiting) + sum(s.base_tokens for s in self._pending)
 
+    def prefill_ahead(self) -> tuple[int, float]:
+        """Prompt tokens to compute after the current step, without those that are cached, and the token pairs that
+        their attention looks at; for perfect-knowledge baselines."""
+        going = {id(sequence): chunk for sequence, chunk in self._chunks} if self._in_step else {}
+        tokens, area, size = 0, 0.0, self.config.block_size
+        for sequence in self._prefilling:
+            left = sequence.base_tokens - sequence.computed_tokens - going.get(id(sequence), 0)
+            tokens += left
+            area += left * (sequence.base_tokens - left * 0.5)
+        for queue in (self._waiting, self._pending):
+            for sequence in queue:
+                hit = self.kv.lookup(sequence.block_hashes, (sequence.base_tokens - 1) // size)
+                left = sequence.base_tokens - hit.blocks * size
+                tokens += left
+                area += left * (sequence.base_tokens - left * 0.5)
+        return tokens, area
+
+    @property
+    def decodes(self) -> int:
+        """Sequences that make a token in each step."""
+        return self._decodes
+
     @property
     def decode_context_tokens(self) -> int:
         """Context tokens that one decode step reads now."""

@@ -198,6 +198,7 @@ class _Service:
     async def _hold(self) -> None:
         while self._replica.faults.blackhole:
             await self._replica.fault_change()
+        await self._replica.cross_network()
 
 
 class _Health:

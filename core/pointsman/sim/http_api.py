@@ -105,6 +105,7 @@ class HttpShell:
         try:
             while self._replica.faults.blackhole:
                 await self._replica.fault_change()
+            await self._replica.cross_network()
             return await handler(request)
         except ApiError as error:
             return _error(error)

@@ -176,6 +176,11 @@ class Replica:
         except TimeoutError:
             return
 
+    async def cross_network(self) -> None:
+        """Return after the time that a request and the first byte of its answer spend on the network."""
+        if self.spec.rtt_ms:
+            await asyncio.sleep(self.spec.rtt_ms / 1000 / self.speed)
+
     def account(self) -> Account:
         """Counts one inference request, from its arrival to its end: `with replica.account(): …`."""
         return Account(self.counts)

@@ -12,10 +12,9 @@ from aiohttp import web
 
 from pointsman.core.clock import Clock, SystemClock
 from pointsman.sim.admin import admin_app
-from pointsman.sim.grpc_api import GrpcShell
-from pointsman.sim.http_api import HttpShell
+from pointsman.sim.fleet import Fleet
 from pointsman.sim.listener import ReservedPort, TcpListener
-from pointsman.sim.replica import Replica, Shell, host_port
+from pointsman.sim.replica import Replica, host_port
 from pointsman.sim.spec import SimSpec
 
 
@@ -51,19 +50,11 @@ async def simulation(spec: SimSpec, *, clock: Clock | None = None) -> AsyncItera
 
     Raises ConfigError that names replica, address and port when a port cannot be had.
     """
-    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        entries: dict[str, tuple[Replica, Shell]] = {}
-        for i, wanted in enumerate(spec.replicas):
-            what = f"replicas[{i}] ({wanted.name})"
-            reserved = ReservedPort(wanted.address, wanted.port, what=what)
-            replica = Replica(wanted, speed=spec.speed, seed=spec.seed, clock=clock)
-            shell: Shell = (GrpcShell if wanted.protocol == "grpc" else HttpShell)(replica, reserved)
-            stack.callback(replica.close)
-            stack.push_async_callback(shell.close)
-            await shell.open()
-            entries[wanted.name] = (replica, shell)
-        admin_port = await _open_admin(spec, entries, stack)
+        fleet = Fleet(speed=spec.speed, seed=spec.seed, clock=clock or SystemClock())
+        stack.push_async_callback(fleet.close)
+        await fleet.apply(spec.replicas)
+        admin_port = await _open_admin(spec, fleet, stack)
         ready = Ready(
             admin=host_port(spec.admin_address, admin_port),
             replicas=tuple(
@@ -74,10 +65,10 @@ async def simulation(spec: SimSpec, *, clock: Clock | None = None) -> AsyncItera
                     protocol=replica.spec.protocol,
                     address=host_port(replica.spec.address, shell.port),
                 )
-                for replica, shell in entries.values()
+                for replica, shell in fleet.values()
             ),
         )
-        yield Simulation(ready=ready, replicas={name: replica for name, (replica, _) in entries.items()})
+        yield Simulation(ready=ready, replicas={name: replica for name, (replica, _) in fleet.items()})
 
 
 async def serve(spec: SimSpec, *, on_ready: Callable[[Ready], None], stop: asyncio.Event | None = None) -> None:
@@ -90,10 +81,10 @@ async def serve(spec: SimSpec, *, on_ready: Callable[[Ready], None], stop: async
         await (stop or asyncio.Event()).wait()
 
 
-async def _open_admin(spec: SimSpec, entries: dict[str, tuple[Replica, Shell]], stack: AsyncExitStack) -> int:
+async def _open_admin(spec: SimSpec, fleet: Fleet, stack: AsyncExitStack) -> int:
     reserved = ReservedPort(spec.admin_address, spec.admin_port, what="admin_port")
     stack.callback(reserved.close)
-    runner = web.AppRunner(admin_app(entries), access_log=None, shutdown_timeout=0)
+    runner = web.AppRunner(admin_app(fleet), access_log=None, shutdown_timeout=0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     server = runner.server

@@ -25,6 +25,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One replica: a model server on its own port.
 
     `port` 0 takes a free one. `speed` multiplies the simulation's. `engine` overrides the defaults of `EngineConfig`.
+    `rtt_ms` is the network's round trip to it in simulated time: every answer, `/metrics` too, comes that much later.
     `answer_tokens` is the length of an answer to a request that does not say `max_tokens`.
     """
 
@@ -39,6 +40,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_loras: Annotated[int, msgspec.Meta(ge=1)] = 4
     engine: EngineConfig = EngineConfig()
     speed: Speed = 1.0
+    rtt_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 0.0
     answer_tokens: Annotated[int, msgspec.Meta(ge=1)] = 64
 
 
@@ -57,6 +59,13 @@ def parse_spec(body: bytes, file: str = "spec") -> SimSpec:
     spec = decode_strictly(body, SimSpec, file=file, mend="")
     check_spec(spec, file)
     return spec
+
+
+def parse_replicas(body: bytes) -> tuple[ReplicaSpec, ...]:
+    """A JSON list of replicas, checked like the specification; raises ConfigError with every problem found."""
+    replicas = decode_strictly(body, tuple[ReplicaSpec, ...], file="replicas", mend="")
+    check_spec(SimSpec(replicas=replicas), "replicas")
+    return replicas
 
 
 def check_spec(spec: SimSpec, file: str = "spec") -> None:

@@ -27,6 +27,7 @@ def compile_site(manifest: SiteManifest) -> Site:
         usd_per_gpu_hour=spec.cost.usd_per_gpu_hour,
         max_concurrent=spec.capacity.max_concurrent,
         draining=_draining(manifest),
+        rtt_ms=tuple(sorted(spec.rtt_ms.items())),
     )
 
 
