@@ -339,3 +339,17 @@ def test_whatever_happens_picks_are_ready_endpoints_and_accounts_add_up(steps: l
         assert not getattr(picker.table, name).any()
     picker.apply(Plan())
     assert picker.index.total_blocks == 0
+
+
+@pytest.mark.parametrize("policy", PickPolicy)
+def test_the_candidates_of_an_explanation_stand_in_the_order_of_the_pick(policy: PickPolicy) -> None:
+    """Near ties are broken by load and hash, so the scores alone do not give the order."""
+    picker = picker_of(policy)
+    for key in NEAR:
+        picker.signals(key, EngineMetrics(running=ord(key[7]) % 3, waiting=0.0), rtt_ms=1.0 + ord(key[7]) % 2 / 10.0)
+    for number in range(20):
+        told = picker.pick(asking(f"question {number}")).explain()
+        shown = [candidate["endpoint"] for candidate in told["candidates"]]
+        assert shown[0] == told["endpoints"][0]
+        assert sorted(shown) == sorted([*NEAR, *FAR])
+        assert [key for key in shown if key in told["endpoints"][:-1]] == told["endpoints"][:-1]

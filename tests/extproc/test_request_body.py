@@ -202,6 +202,8 @@ def test_of_a_huge_body_only_the_beginning_is_read() -> None:
         (rb'{"prompt": "a\\ud83d', b"a\\ud83d"),
         ('{"prompt": "a🚂'.encode()[:-1], b"a"),
         (rb'{"prompt": "a", "mod', b"a"),
+        (rb'{"prompt": "a"', b"a"),
+        (rb'{"prompt": ["a", "b"', b"ab"),
         (rb'{"prompt": "a", "model"', b"a"),
         (rb'{"prompt": "a", "model": ', b"a"),
         (rb'{"prompt": ["a", "b', b"ab"),

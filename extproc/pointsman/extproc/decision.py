@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pointsman.extproc.cost import Terms
 from pointsman.extproc.filters import Codes, Filtered
+from pointsman.extproc.pick import Order
 from pointsman.extproc.request import Body
 from pointsman.extproc.table import Floats
 
@@ -42,7 +41,8 @@ class Decision:
     """The answer. `endpoints` is ordered, best first, and empty when there is no pick.
 
     Without a pick `status` is the HTTP status the client gets for `reason`, or 0 when the proxy may go on without us
-    (it knows a pool that we do not know yet). The rest explains: arrays over `candidates`, codes over `pool_keys`.
+    (it knows a pool that we do not know yet). The rest explains: `codes` over `pool_keys`, the other arrays over the
+    candidates, which are the keys that no code filters; `order` holds their positions as they were ranked, best first.
     """
 
     pool: str
@@ -61,6 +61,7 @@ class Decision:
     cached_tokens: Floats | None = None
     terms: Terms | None = None
     scores: Floats | None = None
+    order: Order | None = None
 
     @property
     def destination(self) -> str:
@@ -78,7 +79,7 @@ class Decision:
                 for key, code in zip(self.pool_keys, self.codes, strict=True)
                 if code != Filtered.NO
             }
-            for position in self._ranking(len(keys)):
+            for position in self.order if self.order is not None else range(len(keys)):
                 candidate: dict[str, Any] = {"endpoint": keys[position]}
                 if self.scores is not None and self.terms is not None and self.cached_tokens is not None:
                     candidate["score_ms"] = round(float(self.scores[position]), 3)
@@ -100,8 +101,3 @@ class Decision:
             "candidates": candidates,
             "filtered": filtered,
         }
-
-    def _ranking(self, count: int) -> list[int]:
-        if self.scores is None:
-            return list(range(count))
-        return [int(position) for position in np.argsort(self.scores, kind="stable")]

@@ -30,7 +30,7 @@ RECENT_DECISIONS = 512
 """Decisions kept to be explained: seconds of a busy gateway."""
 
 RECENT_CANDIDATES = 51_200
-"""Candidates of all kept decisions, 130 bytes each: 512 decisions with 100 endpoints, 51 with 1,000."""
+"""Candidates of all kept decisions, 140 bytes each: 512 decisions with 100 endpoints, 51 with 1,000."""
 
 PENALTY_MS = 2_000.0
 """What one 429, 503 or broken connection costs an endpoint at first: more than any prefill it could save."""
@@ -156,6 +156,7 @@ class Picker:
             cached_tokens=cached,
             terms=terms,
             scores=scores,
+            order=order,
         )
 
     def _cached_tokens(self, rows: Rows, hashes: list[int], tokens: int) -> Floats:
@@ -220,7 +221,7 @@ class Picker:
         if metrics.capacity_tokens and metrics.capacity_tokens != table.capacity_tokens[row]:
             table.capacity_tokens[row] = metrics.capacity_tokens
         if metrics.capacity_tokens:
-            self.index.set_capacity(row, metrics.capacity_tokens)
+            self.index.set_capacity(row, metrics.capacity_tokens + (metrics.host_tokens or 0))
         return restarted
 
     def models(self, key: str, names: frozenset[str] | None) -> None:

@@ -226,15 +226,17 @@ def close_json(cut: bytes) -> bytes | None:
     for _ in range(MAX_CUT_TOKENS):
         match = _STRUCTURE.search(cut, position)
         if match is None:
-            # Every bracket and comma has moved `end`, so what is open now was open there.
+            # Every bracket, comma and text has moved `end`, so what is open now was open there.
             return cut[:end] + _closers(open_brackets) if end else None
         token, position = match[0], match.end()
         if token == b'"':
             start = position
+            is_value = last == b":" or (open_brackets[-1:] == [b"["] and last in (b"[", b","))
             position = _after_string(cut, start)
             if position:
+                end = position if is_value else end
                 continue
-            if last == b":" or (open_brackets[-1:] == [b"["] and last in (b"[", b",")):  # a value, no key
+            if is_value:
                 return cut[:start] + _whole_text(cut[start:]) + b'"' + _closers(open_brackets)
             return cut[:end] + _closers(open_brackets) if end else None
         if token in (b"{", b"["):
