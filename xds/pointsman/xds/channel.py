@@ -107,6 +107,9 @@ class Channel:
 
     `known` is what the client acknowledged; `generations` says with which snapshot the acknowledged version was sent,
     `sent_with` the number of the last response with that name. `forced` are names to send although nothing changed.
+    `uncertain` are names that were in a refused response: the client may or may not have applied them, whatever it
+    acknowledged before, so they are sent until they are acknowledged. It outlives the stream. `suspected` is what the
+    client held on an earlier stream and may still be using.
     """
 
     type_url: str
@@ -118,6 +121,8 @@ class Channel:
     in_flight: InFlight | None = None
     probation: Probation = field(default_factory=Probation)
     forced: set[str] = field(default_factory=set)
+    uncertain: set[str] = field(default_factory=set)
+    suspected: dict[str, Resource] = field(default_factory=dict)
     owes_answer: bool = False
     last_nonce: str = ""
     sent_with: dict[str, int] = field(default_factory=dict)
@@ -128,10 +133,11 @@ class Channel:
         return name in self.known and (self.in_flight is None or name not in self.in_flight.reply.removed)
 
     def held(self) -> list[Resource]:
-        """Everything the client may be using: acknowledged, or sent and not answered."""
-        if self.in_flight is None:
-            return list(self.known.values())
-        return [*self.known.values(), *self.in_flight.trial.values()]
+        """Everything the client may be using: acknowledged, sent and not answered, or left from before."""
+        found = [*self.known.values(), *self.suspected.values()]
+        if self.in_flight is not None:
+            found += self.in_flight.trial.values()
+        return found
 
     def refresh(self, name: str, since: int) -> None:
         """Send `name` again although the client has it, unless that was done after response number `since`.
@@ -143,18 +149,23 @@ class Channel:
             self.forced.add(name)
 
     def changed(self, wanted: ResourceSet) -> dict[str, Resource]:
-        """The wanted resources whose content the client has not acknowledged, or that must be sent again."""
+        """The wanted resources whose content the client has not acknowledged, or that must be sent again.
+
+        Content that was never seen here can't be sent; it is only wanted where the client has it already.
+        """
         known = self.known
-        forced = self.forced
+        forced = self.forced | self.uncertain
         return {
             name: resource
             for name, resource in wanted.items()
-            if name in forced or (held := known.get(name)) is None or held.version != resource.version
+            if resource.body
+            and (name in forced or (held := known.get(name)) is None or held.version != resource.version)
         }
 
     def unsubscribed(self) -> None:
         """Forget what the client does not want any more."""
         self.known = keep_wanted(self.known, self.subscription)
+        self.suspected = keep_wanted(self.suspected, self.subscription)
         self.generations = {name: g for name, g in self.generations.items() if name in self.known}
         self.sent_with = {name: number for name, number in self.sent_with.items() if self.subscription.wants(name)}
         self.forced = {name for name in self.forced if self.subscription.wants(name)}
@@ -177,6 +188,8 @@ class Channel:
             raise ValueError("nothing is on its way")
         for name in flight.sent:
             self.generations[name] = flight.generation
+        self.uncertain.difference_update(flight.sent, flight.reply.removed)
+        self.suspected = {name: resource for name, resource in self.suspected.items() if name not in known}
         self.known = known
         self.acked_version = flight.reply.version
         self.in_flight = None
@@ -193,5 +206,6 @@ class Channel:
         fresh = {name: resource for name, resource in flight.trial.items() if resource not in self.quarantine}
         culprits = self.probation.rejected(fresh, message) if fresh else []
         rejections = tuple(self.quarantine.add(resource, message) for resource in culprits)
+        self.uncertain.update(flight.trial.keys() - {resource.name for resource in culprits}, flight.reply.removed)
         self.unsubscribed()
         return Nacked(reply=flight.reply, message=message, rejections=rejections)

@@ -66,20 +66,21 @@ class DeltaChannel:
         wanted = channel.subscription.select(target.resources)
         trial = channel.probation.next_trial(channel.changed(wanted))
         removed = self._gone(wanted, target)
-        # Content that we have never seen can't be sent; the client has it already.
-        resources = tuple(resource for resource in trial.values() if resource.body)
-        channel.forced -= {name for name, resource in trial.items() if not resource.body}
-        if not resources and not removed and not channel.owes_answer:
+        if not trial and not removed and not channel.owes_answer:
             return None
         reply = Reply(
-            type_url=channel.type_url, nonce=channel.nonces(), version="", resources=resources, removed=tuple(removed)
+            type_url=channel.type_url,
+            nonce=channel.nonces(),
+            version="",
+            resources=tuple(trial.values()),
+            removed=tuple(removed),
         )
-        return channel.send(reply, {resource.name: resource for resource in resources}, generation)
+        return channel.send(reply, trial, generation)
 
     def _gone(self, wanted: ResourceSet, target: Target) -> list[str]:
         """Names to report as removed: held and not wanted any more, or asked for and not there."""
         channel = self.channel
-        asked = channel.subscription.names | {name for name in channel.forced if name not in wanted}
+        asked = channel.subscription.names | channel.forced
         held = set(channel.known) | (asked - self._absent)
         return sorted(name for name in held if name not in wanted and name not in target.withheld)
 

@@ -27,7 +27,6 @@ from pointsman.xds.resources import (
     Resource,
     Resources,
     ResourceSet,
-    set_version,
 )
 from pointsman.xds.sotw import SotwChannel, encode_sotw
 
@@ -54,6 +53,7 @@ class Memory:
     def __init__(self) -> None:
         self.quarantine = Quarantine()
         self.held: dict[str, dict[str, Resource]] = {}
+        self.uncertain: dict[str, set[str]] = {}
 
     def find(self, type_url: str, name: str, version: str) -> Resource | None:
         """The resource of that version, if the client acknowledged it on an earlier stream."""
@@ -110,6 +110,7 @@ class Session:
         before = channel.known  # an ACK replaces it
         note = protocol.receive(request)
         self._dirty.add(type_url)
+        self._memory.held[type_url] = channel.known
         if note is None:
             return []
         if isinstance(note, Acked):
@@ -161,6 +162,7 @@ class Session:
             found, waiting = target(self._view(), type_url)
             self._waiting[type_url] = waiting
             reply = self._protocols[type_url].respond(found, self._snapshot.generation)
+            self._memory.held[type_url] = self._channels[type_url].known
             if reply is not None:
                 return reply
             self._dirty.discard(type_url)
@@ -213,17 +215,23 @@ class Session:
             raise PeerError("a request without a type URL on an aggregated stream")
         if len(self._channels) >= TYPES_PER_STREAM:
             raise PeerError(f"more than {TYPES_PER_STREAM} resource types on one stream")
-        channel = Channel(type_url=type_url, quarantine=self._memory.quarantine, nonces=self._next_nonce)
+        channel = Channel(
+            type_url=type_url,
+            quarantine=self._memory.quarantine,
+            nonces=self._next_nonce,
+            uncertain=self._memory.uncertain.setdefault(type_url, set()),
+        )
         held = self._memory.held.get(type_url)
         if isinstance(request, discovery_pb2.DeltaDiscoveryRequest):
             fresh = not request.initial_resource_versions
-            self._resumed |= not fresh
             protocol: SotwChannel | DeltaChannel = DeltaChannel(
                 channel, lambda name, version: self._find(type_url, name, version)
             )
         else:
             fresh = not request.version_info
-            protocol = SotwChannel(channel, {set_version(held): held} if held else {})
+            parent = self._channels.get(PARENTS.get(type_url, ""))
+            protocol = SotwChannel(channel, held, resume=parent is None or not parent.last_nonce)
+        self._resumed |= not fresh
         if fresh and held and not self._channels:
             # It acknowledged something before and has nothing now: a new process, with another judgement perhaps.
             self._memory.quarantine.clear()
@@ -252,7 +260,6 @@ class Session:
 
     def _accepted(self, channel: Channel, before: Mapping[str, Resource], nonce: int) -> None:
         """Note what an ACK changed: new clusters warm, changed parents want their children again."""
-        self._memory.held[channel.type_url] = channel.known
         if channel.type_url == CLUSTER:
             self._warming &= channel.known.keys()
             self._probing &= self._warming
@@ -337,7 +344,10 @@ class Session:
         usable = self._usable().get(channel.type_url, EMPTY)
         expected = self._expected(channel.type_url)
         wanted = dict(channel.subscription.select(usable)) | {n: usable[n] for n in expected if n in usable}
-        return bool(channel.changed(wanted)) or bool(channel.known.keys() - wanted.keys())
+        if channel.changed(wanted):
+            return True
+        # What a last good version still needs stays, and that is as it should be.
+        return bool(channel.known.keys() - target(self._view(), channel.type_url)[0].resources.keys() - wanted.keys())
 
     def _type_state(self, type_url: str) -> TypeState:
         channel = self._channels[type_url]

@@ -7,7 +7,8 @@ What the protocol says and where it stands here:
 - Listener and cluster responses hold everything the client wants, what is missing is deleted. Other types send
   what changed; deletion is implied by the parent (`respond`).
 - The first request of a stream may say which version the client still has; when it is ours, nothing is sent
-  (`_resume`).
+  (`_resume`). Clients keep saying it after they dropped the resources, so it only counts for what was asked for before
+  anything changed on the stream.
 - There is no way to say that a name does not exist, except by its absence from a full response.
 """
 
@@ -28,13 +29,16 @@ REFUSED_KEPT: Final = 64
 class SotwChannel:
     """The SotW protocol for one type on one stream.
 
-    `resumable` are states that the client may still hold from an earlier stream, by their version.
+    `earlier` is what the client held at the end of an earlier stream, None if that is not known. With `resume` False
+    the client is not believed to hold anything.
     """
 
-    def __init__(self, channel: Channel, resumable: dict[str, dict[str, Resource]]) -> None:
+    def __init__(self, channel: Channel, earlier: dict[str, Resource] | None, *, resume: bool) -> None:
         self.channel = channel
         self._full_state = channel.type_url in FULL_STATE
-        self._resumable = resumable
+        self._earlier = earlier
+        self._may_resume = resume
+        self._started = False
         self._offered = ""  # version that the first request named, until it is known whether it is ours
         self._refused: list[str] = []
 
@@ -47,10 +51,10 @@ class SotwChannel:
         if not isinstance(request, discovery_pb2.DiscoveryRequest):
             raise PeerError("SotW and delta requests on one stream")
         channel = self.channel
-        first = not channel.last_nonce
-        if not first and request.response_nonce != channel.last_nonce:
+        first, self._started = not self._started, True
+        if channel.last_nonce and request.response_nonce != channel.last_nonce:
             return Stale(type_url=channel.type_url, nonce=request.response_nonce)
-        note = None if first else self._settle(request)
+        note = self._settle(request)
         added = channel.subscription.replace(request.resource_names)
         channel.unsubscribed()
         if first:
@@ -125,14 +129,16 @@ class SotwChannel:
         channel = self.channel
         if not version:
             return
-        earlier = self._resumable.get(version)
-        if earlier is None:
+        if not self._may_resume:
+            channel.suspected = dict(self._earlier or {})
+            channel.unsubscribed()
+        elif self._earlier is None:
             self._offered = version
-            return
-        channel.known = dict(earlier)
-        channel.acked_version = version
-        channel.unsubscribed()
-        channel.owes_answer = False
+        elif set_version(self._earlier) == version:
+            channel.known = dict(self._earlier)
+            channel.acked_version = version
+            channel.unsubscribed()
+            channel.owes_answer = False
 
     def _match_offer(self, wanted: ResourceSet) -> None:
         """A version from before a restart: it is ours if it is the hash of what we would send now."""
