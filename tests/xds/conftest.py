@@ -41,11 +41,15 @@ class Upstreams:
     def __init__(self) -> None:
         self._runners: list[web.AppRunner] = []
         self.served: Counter[str] = Counter()
+        self.broken: set[str] = set()
 
     async def start(self, name: str) -> Endpoint:
-        async def answer(_: web.Request) -> web.Response:
+        async def answer(request: web.Request) -> web.Response:
             self.served[name] += 1
-            return web.json_response({"system_fingerprint": name})
+            size = len(await request.read())
+            if name in self.broken:
+                return web.json_response({"error": "out of order"}, status=503)
+            return web.json_response({"system_fingerprint": name, "bytes": size, "headers": dict(request.headers)})
 
         async def health(_: web.Request) -> web.Response:
             return web.Response()
@@ -69,10 +73,10 @@ class Upstreams:
 class ControlPlane:
     """An xDS server on a port of its own, without anything around it."""
 
-    def __init__(self, holder: PlanHolder, port: int = 0) -> None:
+    def __init__(self, holder: PlanHolder, port: int = 0, **settings: Any) -> None:
         self.registry = CollectorRegistry()
         # A picker that nobody serves: requests fall back to Envoy's own balancing at once.
-        self.xds = XdsServer(holder, BuildOptions(picker_port=1), self.registry)
+        self.xds = XdsServer(holder, BuildOptions(**{"picker_port": 1, **settings}), self.registry)
         self._port = port
 
     async def __aenter__(self) -> ControlPlane:

@@ -12,6 +12,7 @@ from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import base_pb2, config_source_pb2, grpc_service_pb2, substitution_format_string_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
@@ -34,6 +35,9 @@ ROUTER: Final = "envoy.filters.http.router"
 OWN_FLAGS: Final = ("UH", "UF", "UO", "NR", "URX", "NC", "UT", "DC", "UC", "UR", "DPE", "SI", "DT", "OM")
 """Response flags of answers that Envoy itself gives because no upstream did: no healthy host, connection failure,
 overflow, no route, retries spent, no cluster, timeouts, resets, protocol error, overload."""
+
+PICKER_FAILED: Final = "response.code_details.startsWith('ext_proc')"
+"""CEL: the answer is Envoy's because ext_proc failed, and not one that the picker gave."""
 
 
 def listener_name(gateway: Gateway, listener: Listener) -> str:
@@ -146,33 +150,41 @@ def _access_log(options: BuildOptions) -> accesslog_pb2.AccessLog:
 def _local_replies() -> hcm.LocalReplyConfig:
     """Answers that Envoy gives by itself say why, and look like an OpenAI error to clients that are not gRPC.
 
-    Answers of the picker and of direct responses bring their own reason and body, which are kept.
+    Answers of the picker and of direct responses bring their own reason and body, which are kept. The first mapper
+    that fits is used.
     """
     config = hcm.LocalReplyConfig()
-    for own_body in (True, False):
+    own = accesslog_pb2.AccessLogFilter()
+    own.or_filter.filters.add().response_flag_filter.flags.extend(OWN_FLAGS)
+    own.or_filter.filters.add().status_code_filter.CopyFrom(_status_is(413))
+    picker = accesslog_pb2.AccessLogFilter()
+    picker.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
+    picker.extension_filter.typed_config.CopyFrom(any_of(cel_pb2.ExpressionFilter(expression=PICKER_FAILED)))
+    errors = accesslog_pb2.AccessLogFilter(status_code_filter=_status_at_least(400))
+    for condition, message in (
+        (own, "%LOCAL_REPLY_BODY%"),
+        (picker, "the endpoint picker gave no answer"),
+        (errors, ""),
+    ):
         mapper = config.mappers.add()
-        condition = accesslog_pb2.AccessLogFilter()
-        if own_body:
-            both = condition.and_filter.filters
-            both.add().header_filter.header.CopyFrom(
-                route_components_pb2.HeaderMatcher(
-                    name="content-type",
-                    string_match=string_pb2.StringMatcher(prefix="application/grpc"),
-                    invert_match=True,
-                )
-            )
-            either = both.add().or_filter.filters
-            either.add().response_flag_filter.flags.extend(OWN_FLAGS)
-            either.add().status_code_filter.CopyFrom(_status_is(413))
-            mapper.body_format_override.CopyFrom(_openai_error())
+        if message:
+            mapper.filter.and_filter.filters.extend((_not_grpc(), condition))
+            mapper.body_format_override.CopyFrom(_openai_error(message))
         else:
-            condition.status_code_filter.CopyFrom(_status_at_least(400))
-        mapper.filter.CopyFrom(condition)
+            mapper.filter.CopyFrom(condition)
         mapper.headers_to_add.add(
             header=base_pb2.HeaderValue(key=wire.REASON_HEADER, value="%RESPONSE_CODE_DETAILS%"),
             append_action=base_pb2.HeaderValueOption.ADD_IF_ABSENT,
         )
     return config
+
+
+def _not_grpc() -> accesslog_pb2.AccessLogFilter:
+    grpc = string_pb2.StringMatcher(prefix="application/grpc")
+    header = route_components_pb2.HeaderMatcher(name="content-type", string_match=grpc, invert_match=True)
+    # Without this a request that has no content type would count as gRPC.
+    header.treat_missing_header_as_empty = True
+    return accesslog_pb2.AccessLogFilter(header_filter=accesslog_pb2.HeaderFilter(header=header))
 
 
 def _status_at_least(status: int) -> accesslog_pb2.StatusCodeFilter:
@@ -189,8 +201,8 @@ def _status_is(status: int) -> accesslog_pb2.StatusCodeFilter:
     return accesslog_pb2.StatusCodeFilter(comparison=comparison)
 
 
-def _openai_error() -> substitution_format_string_pb2.SubstitutionFormatString:
-    text = struct_pb2.Value(string_value="%LOCAL_REPLY_BODY%")
+def _openai_error(message: str) -> substitution_format_string_pb2.SubstitutionFormatString:
+    text = struct_pb2.Value(string_value=message)
     kind = struct_pb2.Value(string_value="gateway_error")
     null = struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
     code = struct_pb2.Value(string_value="%RESPONSE_CODE%")
