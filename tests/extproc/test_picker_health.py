@@ -11,9 +11,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from extproc.fleet import make_plan
+from pointsman.core.grpc_health import LIVENESS, READINESS, GrpcHealth
 from pointsman.core.snapshot import PlanHolder
-from pointsman.extproc import PickerHealth, add_health
-from pointsman.extproc.health import LIVENESS, READINESS
+from pointsman.extproc import add_health
 from pointsman.extproc.server import EXT_PROC_SERVICE
 
 SERVING, NOT_SERVING, UNKNOWN = (
@@ -25,7 +25,7 @@ PLAN = make_plan({"near": ["10.0.0.1:80"]})
 
 
 class Served:
-    def __init__(self, holder: PlanHolder, health: PickerHealth, channel: grpc.aio.Channel) -> None:
+    def __init__(self, holder: PlanHolder, health: GrpcHealth, channel: grpc.aio.Channel) -> None:
         self.holder, self.health = holder, health
         self._check: Any = channel.unary_unary(
             "/grpc.health.v1.Health/Check",

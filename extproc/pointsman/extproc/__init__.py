@@ -3,7 +3,7 @@
     Picker(clock, policy=...)            state and verbs: apply, pick, feedback, signals, explain, stats
     Scraper(picker, holder).run()        keeps the picker's signals fresh until cancelled
     add_services(server, picker, reg)    ExternalProcessor and AccessLogService on a grpc.aio server
-    add_health(server, holder)           grpc.health.v1 beside them: SERVING from the first Plan until `drain()`
+    add_health(server, holder, health)   their names in grpc.health.v1: SERVING from the first Plan until `drain()`
 
 The way of a request: `server` → `exchange` (protocol) → `request` (body) → `picker`: `filters` → `prefix`, `signals`,
 `cost` → `pick`; its outcome comes back through `feedback` into `inflight`.
@@ -12,7 +12,7 @@ The way of a request: `server` → `exchange` (protocol) → `request` (body) �
 from pointsman.extproc.decision import Decision, PickRequest
 from pointsman.extproc.exchange import Exchange
 from pointsman.extproc.feedback import Feedback
-from pointsman.extproc.health import PickerHealth, add_health
+from pointsman.extproc.health import add_health
 from pointsman.extproc.pick import PickPolicy
 from pointsman.extproc.picker import Picker, PickerStats
 from pointsman.extproc.scrape import ScrapeOptions, Scraper
@@ -25,7 +25,6 @@ __all__ = [
     "PickPolicy",
     "PickRequest",
     "Picker",
-    "PickerHealth",
     "PickerStats",
     "ScrapeOptions",
     "Scraper",
