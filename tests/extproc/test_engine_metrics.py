@@ -61,6 +61,12 @@ sglang:cached_tokens_total{tp_rank="0"} 77.0
     assert found.prefix_hits_total == 77.0
 
 
+def test_host_tier_is_read_where_the_engine_tells_it() -> None:
+    page = b'vllm:cache_config_info{block_size="16",num_cpu_blocks="%s",num_gpu_blocks="100"} 1.0\n'
+    assert parse(page % b"400").host_tokens == 6_400
+    assert parse(page % b"None").host_tokens is None
+
+
 def test_labels_with_quotes_braces_and_commas() -> None:
     page = (
         b'vllm:num_requests_running{model_name="a\\"}b{, 9"} 2\n'

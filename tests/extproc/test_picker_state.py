@@ -205,6 +205,16 @@ def test_capacity_bounds_the_index_and_large_blocks_round_down() -> None:
     assert cached.max() == 128
 
 
+def test_host_tier_counts_as_room_for_prefixes() -> None:
+    picker = picker_of()
+    for key in (*NEAR, *FAR):
+        picker.signals(key, EngineMetrics(waiting=0.0, block_tokens=64, capacity_tokens=640, host_tokens=640))
+    row = picker.table.row(picker.pick(asking(LONG)).endpoints[0])
+    assert row is not None
+    assert picker.index.blocks(row) == 20
+    assert picker.table.capacity_tokens[row] == 640
+
+
 def test_refusals_and_their_reasons() -> None:
     picker = picker_of()
     unknown = picker.pick(PickRequest(pool="default/other"))

@@ -46,6 +46,7 @@ class _Names:
     cache_config: bytes
     block_label: bytes
     blocks_label: bytes
+    host_blocks_label: bytes
     max_tokens: tuple[bytes, ...]
     loras: bytes
 
@@ -62,6 +63,7 @@ _VLLM = _Names(
     cache_config=b"vllm:cache_config_info",
     block_label=b"block_size",
     blocks_label=b"num_gpu_blocks",
+    host_blocks_label=b"num_cpu_blocks",
     max_tokens=(),
     loras=b"vllm:lora_requests_info",
 )
@@ -77,6 +79,7 @@ _SGLANG = _Names(
     cache_config=b"sglang:cache_config_info",
     block_label=b"page_size",
     blocks_label=b"num_pages",
+    host_blocks_label=b"",
     max_tokens=(b"sglang:max_total_num_tokens",),
     loras=b"",
 )
@@ -88,8 +91,9 @@ class EngineMetrics:
     """What one page said; None where it said nothing usable.
 
     `waiting` and `running` are requests, `kv_usage` is a fraction 0..1, `block_tokens` tokens per KV block,
-    `capacity_tokens` the KV pool of all ranks in tokens, `start_time_s` seconds since the epoch; the `…_total` values
-    are counters in tokens (preemptions: events). `running_loras` are the adapters that have requests.
+    `capacity_tokens` the KV pool of all ranks in tokens, `host_tokens` their host tier, `start_time_s` seconds since
+    the epoch; the `…_total` values are counters in tokens (preemptions: events). `running_loras` are the adapters that
+    have requests.
     """
 
     waiting: float | None = None
@@ -97,6 +101,7 @@ class EngineMetrics:
     kv_usage: float | None = None
     block_tokens: int | None = None
     capacity_tokens: int | None = None
+    host_tokens: int | None = None
     prompt_tokens_total: float | None = None
     generation_tokens_total: float | None = None
     prefix_queries_total: float | None = None
@@ -121,13 +126,14 @@ def parse(page: bytes) -> EngineMetrics:
         raise UpstreamError(f"metrics page of {len(page)} bytes; at most {MAX_PAGE_BYTES} are read")
     text = b"\n" + page
     names = _VLLM if b"\nvllm:" in text else _SGLANG
-    block_tokens, capacity_tokens = _cache_config(text, names)
+    block_tokens, capacity_tokens, host_tokens = _cache_config(text, names)
     found = EngineMetrics(
         waiting=_total(text, names.waiting),
         running=_total(text, names.running),
         kv_usage=_mean_fraction(text, names.kv_usage),
         block_tokens=block_tokens,
         capacity_tokens=capacity_tokens,
+        host_tokens=host_tokens,
         prompt_tokens_total=_total(text, names.prompt_tokens),
         generation_tokens_total=_total(text, names.generation_tokens),
         prefix_queries_total=_total(text, names.prefix_queries),
@@ -200,10 +206,11 @@ def _positive_int(text: bytes) -> int | None:
     return int(text) if text.isdigit() and len(text) <= 12 and int(text) > 0 else None
 
 
-def _cache_config(text: bytes, names: _Names) -> tuple[int | None, int | None]:
-    """Tokens per block, and tokens of the whole KV pool over all ranks."""
+def _cache_config(text: bytes, names: _Names) -> tuple[int | None, int | None, int | None]:
+    """Tokens per block, and tokens of the whole KV pool and of the host tier over all ranks."""
     block_tokens: int | None = None
     capacity_tokens: int | None = None
+    host_tokens: int | None = None
     for line in _lines(text, names.cache_config):
         labels = dict(_LABEL.findall(line["labels"] or b""))
         size = _positive_int(labels.get(names.block_label, b""))
@@ -211,10 +218,13 @@ def _cache_config(text: bytes, names: _Names) -> tuple[int | None, int | None]:
         block_tokens = block_tokens or size
         if size and blocks:
             capacity_tokens = (capacity_tokens or 0) + size * blocks
+        host_blocks = _positive_int(labels.get(names.host_blocks_label, b"") if names.host_blocks_label else b"")
+        if size and host_blocks:
+            host_tokens = (host_tokens or 0) + size * host_blocks
     if capacity_tokens is None:
         tokens = _total(text, names.max_tokens)
         capacity_tokens = int(tokens) if tokens else None
-    return block_tokens, capacity_tokens
+    return block_tokens, capacity_tokens, host_tokens
 
 
 def _loras(text: bytes, series: bytes) -> frozenset[str]:
