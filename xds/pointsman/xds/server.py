@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import grpc
 import structlog
+from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import struct_pb2
 from prometheus_client import CollectorRegistry
@@ -113,6 +114,14 @@ class XdsServer:
             "nodes": [node_json(stream, self._clock.wall_s()) for stream in self._sorted_streams()],
         }
 
+    def streams(self) -> list[Stream]:
+        """Every connected proxy's stream, sorted by node id; for reading only."""
+        return self._sorted_streams()
+
+    def find_gateway(self, identity: NodeIdentity) -> str | None:
+        """The gateway that a proxy belongs to, None while nobody knows it."""
+        return self._views.find(identity)
+
     def convergence(self, gateway: str) -> Convergence:
         """How the connected proxies of a gateway stand now."""
         return self._progress.of(gateway)
@@ -168,7 +177,7 @@ class XdsServer:
     async def _run(
         self, first: Request, read: Callable[[], Awaitable[Request | None]], context: Context, *, delta: bool
     ) -> None:
-        identity = _identity(first)
+        identity = identity_of(first.node)
         gateway = self._views.find(identity)
         while (snapshot := self._views.snapshot(gateway)) is None:
             await self._changed.wait()
@@ -176,7 +185,8 @@ class XdsServer:
         session = Session(self._memory(identity.id), snapshot, delta=delta)
         stream = Stream(
             identity=identity,
-            agent=_agent(first),
+            agent=_agent(first.node),
+            node=_brief(first.node),
             session=session,
             peer=context,
             clock=self._clock,
@@ -289,20 +299,29 @@ class _Collector(Collector):
         return self._collect()
 
 
-def _identity(request: Request) -> NodeIdentity:
-    fields = request.node.metadata.fields
-    metadata = {key: value.string_value for key, value in fields.items() if _is_text(value)}
-    return NodeIdentity(id=request.node.id, cluster=request.node.cluster, metadata=metadata)
+def identity_of(node: base_pb2.Node) -> NodeIdentity:
+    """Who a proxy says it is."""
+    metadata = {key: value.string_value for key, value in node.metadata.fields.items() if _is_text(value)}
+    return NodeIdentity(id=node.id, cluster=node.cluster, metadata=metadata)
 
 
 def _is_text(value: struct_pb2.Value) -> bool:
     return value.WhichOneof("kind") == "string_value"
 
 
-def _agent(request: Request) -> str:
+def _agent(node: base_pb2.Node) -> str:
     """Name and version of the client's software."""
-    node = request.node
     version = node.user_agent_build_version.version
     if node.HasField("user_agent_build_version"):
         return f"{node.user_agent_name} {version.major_number}.{version.minor_number}.{version.patch}"
     return f"{node.user_agent_name} {node.user_agent_version}".strip()
+
+
+def _brief(node: base_pb2.Node) -> base_pb2.Node:
+    """The node without what it was built with: Envoy lists hundreds of extensions, 60 kB for each stream."""
+    brief = base_pb2.Node()
+    brief.CopyFrom(node)
+    brief.ClearField("extensions")
+    if brief.HasField("user_agent_build_version"):
+        brief.user_agent_build_version.ClearField("metadata")
+    return brief

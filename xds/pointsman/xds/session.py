@@ -180,6 +180,16 @@ class Session:
         return self._snapshot.generation
 
     @property
+    def channels(self) -> Mapping[str, Channel]:
+        """The types on this stream, for reading only."""
+        return self._channels
+
+    @property
+    def desired(self) -> Resources:
+        """What the client is to have in the end."""
+        return self._snapshot.resources
+
+    @property
     def waiting(self) -> list[Waiting]:
         """What is held back for now, and why."""
         return [entry for entries in self._waiting.values() for entry in entries if not self._arrived(entry)]

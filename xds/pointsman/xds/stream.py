@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import structlog
+from envoy.config.core.v3 import base_pb2
 
 from pointsman.core.clock import Clock
-from pointsman.xds.channel import Acked, Nacked, Note, Request, Stale
+from pointsman.xds.ack_times import AckTimes
+from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale
 from pointsman.xds.metrics import XdsMetrics, label
 from pointsman.xds.quarantine import shorten
 from pointsman.xds.resources import SHORT_NAMES
@@ -21,6 +23,9 @@ log = structlog.get_logger()
 
 LOGGED_MESSAGE: Final = 300
 """Characters of Envoy's words in a log line; status has more."""
+
+REFUSALS_DATED: Final = 256
+"""Refused resources per stream whose time is known; far more than anybody reads."""
 
 
 class Peer(Protocol):
@@ -47,13 +52,18 @@ class StreamTimes:
 
 
 class Stream:
-    """One connected client. `gateway` is None while nobody knows where it belongs."""
+    """One connected client. `gateway` is None while nobody knows where it belongs.
+
+    `node` is what it said of itself. Times are seconds since the epoch: `acked_at_s` of the last ACK per type,
+    `ack_times` per type and generation, `refused_at_s` by type, name and version.
+    """
 
     def __init__(
         self,
         *,
         identity: NodeIdentity,
         agent: str,
+        node: base_pb2.Node,
         session: Session,
         peer: Peer,
         clock: Clock,
@@ -64,11 +74,14 @@ class Stream:
     ) -> None:
         self.identity = identity
         self.agent = agent
+        self.node = node
         self.session = session
         self.gateway: str | None = None
         self.address = peer.peer()
         self.connected_at_s = clock.wall_s()
         self.acked_at_s: dict[str, float] = {}
+        self.ack_times: dict[str, AckTimes] = {}
+        self.refused_at_s: dict[tuple[str, str, str], float] = {}
         self._peer = peer
         self._clock = clock
         self._metrics = metrics
@@ -165,10 +178,26 @@ class Stream:
         self._metrics.push.labels(kind).observe(self._clock.monotonic_s() - self._sent_at_s[type_url])
         if isinstance(note, Acked):
             self._metrics.requests.labels(kind, "ack").inc()
-            self.acked_at_s[type_url] = self._clock.wall_s()
+            self._date_ack(note.reply)
             return
         self._metrics.requests.labels(kind, "nack").inc()
+        self._date_refusals(note)
         self._log_nack(note)
+
+    def _date_ack(self, reply: Reply) -> None:
+        now_s = self._clock.wall_s()
+        self.acked_at_s[reply.type_url] = now_s
+        held = self.session.channels[reply.type_url].generations
+        generation = next((held[resource.name] for resource in reply.resources if resource.name in held), None)
+        if generation is not None:
+            self.ack_times.setdefault(reply.type_url, AckTimes()).note(generation, held, now_s)
+
+    def _date_refusals(self, note: Nacked) -> None:
+        now_s = self._clock.wall_s()
+        for rejection in note.rejections:
+            self.refused_at_s[rejection.type_url, rejection.name, rejection.version] = now_s
+        while len(self.refused_at_s) > REFUSALS_DATED:
+            del self.refused_at_s[next(iter(self.refused_at_s))]
 
     def _log_nack(self, note: Nacked) -> None:
         names = [rejection.name for rejection in note.rejections]
