@@ -398,3 +398,33 @@ async def test_a_slow_client_finds_the_newest_state_and_holds_up_nobody(fleet: A
         assert await slow.receive() == (["a"], [])
         await slow.quiet()
         assert slow.held[name_of(ENDPOINT, "a")] == fast.held[name_of(ENDPOINT, "a")]
+
+
+async def test_an_unknown_type_is_empty_and_a_flood_of_them_ends_one_stream_only(fleet: Any) -> None:
+    holder, plane = fleet
+    async with (
+        connect(plane, CLUSTER, delta=True, aggregated=True) as other,
+        connect(plane, "type.googleapis.com/unknown.Type0", delta=True, aggregated=True) as flood,
+    ):
+        await other.send()
+        await other.receive()
+        await flood.send()
+        assert await flood.receive() == ([], [])
+        with pytest.raises(grpc.aio.AioRpcError, match="more than 32 resource types"):
+            for number in range(1, 64):
+                flood.type_url, flood.nonce = f"type.googleapis.com/unknown.Type{number}", ""
+                await flood.subscribe("a")
+                await flood.receive()
+        holder.publish(plan_with("abcd"))
+        assert await other.receive() == (["d"], [])
+        assert plane.total("pointsman_xds_requests_total", type="other") > 0
+
+
+async def test_a_control_plane_without_a_plan_answers_nobody(kit: Any) -> None:
+    """A gateway that reconnects to a control plane that is still starting keeps what it has."""
+    holder = PlanHolder()
+    async with kit.ControlPlane(holder) as plane, connect(plane, CLUSTER, delta=False, aggregated=True) as client:
+        await client.send()
+        await client.quiet()
+        holder.publish(plan_with("a"))
+        assert await client.receive() == (["a", *WITH_PICKER[CLUSTER]], [])

@@ -190,6 +190,11 @@ class Session:
         return self._snapshot.resources
 
     @property
+    def patient(self) -> bool:
+        """Whether what waits still waits for every ACK (see `expire`)."""
+        return self._patient
+
+    @property
     def waiting(self) -> list[Waiting]:
         """What is held back for now, and why."""
         return [entry for entries in self._waiting.values() for entry in entries if not self._arrived(entry)]

@@ -152,7 +152,7 @@ class Stream:
         if started := self.session.take_warming():
             self._warm_timers = {timer for timer in self._warm_timers if timer.when() > loop.time()}
             self._warm_timers.add(loop.call_later(self._times.warm_s, self._warmed, started))
-        waiting = bool(self.session.waiting)
+        waiting = bool(self.session.waiting) and self.session.patient
         if waiting and self._barrier_timer is None:
             self._barrier_timer = loop.call_later(self._times.barrier_s, self._expired)
         elif not waiting and self._barrier_timer is not None:
