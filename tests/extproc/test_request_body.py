@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.extproc.request import MAX_SCAN_BYTES, MEDIA_BYTES, close_json, read_body
+from pointsman.extproc.cut import close_json
+from pointsman.extproc.request import MAX_SCAN_BYTES, MEDIA_BYTES, read_body
 
 
 def encode(value: Any) -> bytes:

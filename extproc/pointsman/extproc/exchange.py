@@ -101,19 +101,36 @@ class Exchange:
         """True when nothing more is to be said; the stream is then closed with status OK."""
         return self.phase is Phase.DONE
 
-    def receive(self, message: Request) -> list[Response]:
-        """The replies to one message, in order. Raises `PeerError` for a message that has no place here."""
+    def body_due(self, message: Request) -> tuple[bytes, bool] | None:
+        """The body that `receive` would read on this message, and whether it was cut; None when it would read none.
+
+        A shell that reads large bodies elsewhere passes what it read to `receive`.
+        """
+        match (self.phase, message.WhichOneof("request")):
+            case (Phase.START | Phase.AWAIT_BODY, "request_body"):
+                return message.request_body.body, not message.request_body.end_of_stream
+            case (Phase.COLLECT, "request_body") if message.request_body.end_of_stream:
+                return b"".join([*self._chunks, message.request_body.body]), False
+            case (Phase.COLLECT, "request_trailers"):
+                return b"".join(self._chunks), False
+        return None
+
+    def receive(self, message: Request, read: Body | None = None) -> list[Response]:
+        """The replies to one message, in order. `read`: its body, where it has been read already (`body_due`).
+
+        Raises `PeerError` for a message that has no place here.
+        """
         self._note(message)
         kind = message.WhichOneof("request")
         match (self.phase, kind):
             case (Phase.START | Phase.AWAIT_BODY, "request_body"):
-                answers = self._body(message.request_body)
+                answers = self._body(message.request_body, read)
             case (Phase.START, "request_headers"):
                 answers = self._headers(message)
             case (Phase.COLLECT, "request_body"):
-                answers = self._chunk(message.request_body)
+                answers = self._chunk(message.request_body, read)
             case (Phase.COLLECT, "request_trailers"):
-                answers = self._whole(trailers=True)
+                answers = self._whole(read, trailers=True)
             case (Phase.RELAY | Phase.AWAIT_BODY, "request_trailers"):
                 answers = [replies.request_trailers_reply()]
             case (Phase.RELAY, "response_headers"):
@@ -135,8 +152,8 @@ class Exchange:
 
     # Requests
 
-    def _body(self, body: ext_proc.HttpBody) -> list[Response]:
-        decision = self._pick(read_body(body.body, partial=not body.end_of_stream))
+    def _body(self, body: ext_proc.HttpBody, read: Body | None) -> list[Response]:
+        decision = self._pick(read or read_body(body.body, partial=not body.end_of_stream))
         self.phase = Phase.DONE
         return [self._refused(decision) or replies.body_reply(decision)]
 
@@ -155,18 +172,18 @@ class Exchange:
         self.phase = Phase.AWAIT_BODY
         return [replies.headers_reply()]
 
-    def _chunk(self, body: ext_proc.HttpBody) -> list[Response]:
+    def _chunk(self, body: ext_proc.HttpBody, read: Body | None) -> list[Response]:
         self._chunks.append(body.body)
-        self._size_bytes += len(body.body)
+        self._size_bytes += len(self._chunks[-1])
         if self._size_bytes > self._max_body_bytes:
             self.phase = Phase.DONE
             return [replies.refusal(413, replies.TOO_LARGE, grpc=self._seen.grpc)]
-        return self._whole(trailers=False) if body.end_of_stream else []
+        return self._whole(read, trailers=False) if body.end_of_stream else []
 
-    def _whole(self, *, trailers: bool) -> list[Response]:
+    def _whole(self, read: Body | None, *, trailers: bool) -> list[Response]:
         body = b"".join(self._chunks)
         self._chunks.clear()
-        decision = self._pick(read_body(body))
+        decision = self._pick(read or read_body(body))
         refused = self._refused(decision)
         if refused is not None:
             self.phase = Phase.DONE

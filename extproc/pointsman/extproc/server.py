@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -17,6 +20,11 @@ from pointsman.extproc.exchange import Exchange
 from pointsman.extproc.feedback import entries
 from pointsman.extproc.metrics import PickerMetrics
 from pointsman.extproc.picker import Picker
+from pointsman.extproc.request import Body, is_heavy, read_body
+
+READERS = 2
+"""Threads that read large bodies: they share the interpreter with the event loop, so more would only hold it up more
+often, and one alone would let a single hostile body stand before all others."""
 
 EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 ALS_SERVICE = "envoy.service.accesslog.v3.AccessLogService"
@@ -27,13 +35,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 def add_services(
-    server: grpc.aio.Server, picker: Picker, registry: CollectorRegistry, *, default_pool: str = ""
+    server: grpc.aio.Server,
+    picker: Picker,
+    registry: CollectorRegistry,
+    *,
+    default_pool: str = "",
+    readers: Executor | None = None,
 ) -> None:
     """Register both services on `server`, before it starts, and their metrics on `registry`.
 
-    `default_pool` is for gateways of others that do not say which pool a request is for.
+    `default_pool` is for gateways of others that do not say which pool a request is for. `readers` read the bodies
+    that take long; by default `READERS` threads that are shared by all streams.
     """
-    shell = _Shell(picker, PickerMetrics(registry, picker), default_pool)
+    readers = readers or ThreadPoolExecutor(READERS, thread_name_prefix="pointsman-reader")
+    shell = _Shell(picker, PickerMetrics(registry, picker), default_pool, readers)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
@@ -61,10 +76,11 @@ def add_services(
 
 
 class _Shell:
-    def __init__(self, picker: Picker, metrics: PickerMetrics, default_pool: str) -> None:
+    def __init__(self, picker: Picker, metrics: PickerMetrics, default_pool: str, readers: Executor) -> None:
         self._picker = picker
         self._metrics = metrics
         self._default_pool = default_pool
+        self._readers = readers
 
     async def process(self, messages: AsyncIterator[ext_proc.ProcessingRequest], context: Context) -> None:
         """One ext_proc stream: one HTTP request. Returning ends it with OK, which lets Envoy go on."""
@@ -75,7 +91,8 @@ class _Shell:
                 if message is grpc.aio.EOF:
                     break
                 before, began_s = exchange.decision, time.perf_counter()
-                answers = exchange.receive(message)
+                read = await self._read(exchange, message)
+                answers = exchange.receive(message, read)
                 if exchange.decision is not None and exchange.decision is not before:
                     self._metrics.picked(exchange.decision, time.perf_counter() - began_s)
                 for answer in answers:
@@ -86,6 +103,17 @@ class _Shell:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             exchange.closed()
+
+    async def _read(self, exchange: Exchange, message: ext_proc.ProcessingRequest) -> Body | None:
+        """The body that is due; a heavy one is read in a thread, so that other requests do not wait for it."""
+        due = exchange.body_due(message)
+        if due is None:
+            return None
+        body, partial = due
+        if not is_heavy(body):
+            return read_body(body, partial=partial)
+        work = functools.partial(read_body, body, partial=partial)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def access_logs(
         self, messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], context: Context
