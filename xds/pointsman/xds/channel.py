@@ -139,6 +139,13 @@ class Channel:
             found += self.in_flight.trial.values()
         return found
 
+    def learn(self, resources: ResourceSet) -> None:
+        """Put the content in where only a version was known, now that it has been seen."""
+        for name, held in self.known.items():
+            seen = resources.get(name) if not held.body else None
+            if seen is not None and seen.version == held.version:
+                self.known[name] = seen
+
     def refresh(self, name: str, since: int) -> None:
         """Send `name` again although the client has it, unless that was done after response number `since`.
 

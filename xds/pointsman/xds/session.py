@@ -128,6 +128,8 @@ class Session:
             if before is after:
                 continue
             self._dirty.update(self._channels)
+            if type_url in self._channels:
+                self._channels[type_url].learn(after)
             if type_url in {LISTENER, ROUTE}:
                 self._date(type_url, before, after)
 
