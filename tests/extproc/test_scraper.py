@@ -164,4 +164,4 @@ def test_back_off_grows_to_its_limit() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"data": [{}]}', b'{"data": [{"id": "\xff"}]}', b"[" * 100_000])
 def test_a_model_list_that_is_none_rules_nothing_out(body: bytes) -> None:
-    assert model_names(body) is None
+    assert model_names(body) == (None, frozenset())

@@ -37,6 +37,10 @@ ATTRIBUTE_REQUEST_ID: Final = "request.id"
 ATTRIBUTE_PATH: Final = "request.path"
 AFFINITY_HEADER: Final = "x-user-id"
 ATTRIBUTE_AFFINITY: Final = f"request.headers['{AFFINITY_HEADER}']"
+OBJECTIVE_HEADER: Final = "x-gateway-inference-objective"
+ATTRIBUTE_OBJECTIVE: Final = f"request.headers['{OBJECTIVE_HEADER}']"
+"""The InferenceObjective that a request names (Endpoint Picker Protocol); read where a gateway sends it."""
+
 REQUEST_ATTRIBUTES: Final = (
     ATTRIBUTE_CLUSTER,
     ATTRIBUTE_ROUTE,
@@ -54,6 +58,14 @@ PICKER_CLUSTER: Final = "pointsman-picker"
 
 XDS_CLUSTER: Final = "pointsman-xds"
 """Name of the bootstrap's cluster that reaches the control plane."""
+
+TLS_FOLDER_KEY: Final = "pointsman.tls"
+SERVER_NAME_KEY: Final = "pointsman.server-name"
+"""Node metadata of a gateway that uses TLS: the folder with its secrets, and the name that it expects of servers."""
+
+CLIENT_SECRET: Final = "pointsman-client"
+CA_SECRET: Final = "pointsman-ca"
+"""Names of a gateway's secrets: its own certificate, and whom it trusts. Each is the file NAME.json in its folder."""
 
 ALS_LOG_NAME: Final = "pointsman"
 MAX_PROMPT_BYTES: Final = 64 * 1024 * 1024

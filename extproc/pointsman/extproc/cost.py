@@ -5,7 +5,7 @@
     estimate = 3*RTT + backlog + own + decode_tax + kv_wait
     score    = estimate + (1 + 4*fleet_backlog/500)*own     the shadow price of capacity
              + p*(best_cached - cached)                     where warm and cached < best_cached/2
-             + penalty + ramp + degraded + price            0 when unused
+             + penalty + ramp + degraded + price + lora     0 when unused
 
 Fitted on public traces with a simulator (facts 5.2); to be fitted again on a tuning slice.
 """
@@ -67,6 +67,7 @@ class Terms:
     ramp: Floats
     degraded: Floats
     price: Floats
+    lora: Floats
 
     def total(self) -> Floats:
         """The score: lower is better."""
@@ -82,6 +83,7 @@ class Terms:
             + self.ramp
             + self.degraded
             + self.price
+            + self.lora
         )
 
     def of(self, position: int) -> dict[str, float]:
@@ -102,10 +104,18 @@ def own_prefill_ms(table: EndpointTable, rows: Rows, prompt_tokens: int, uncache
 
 
 def score(
-    model: CostModel, table: EndpointTable, rows: Rows, *, load: Load, prompt_tokens: int, cached_tokens: Floats
+    model: CostModel,
+    table: EndpointTable,
+    rows: Rows,
+    *,
+    load: Load,
+    prompt_tokens: int,
+    cached_tokens: Floats,
+    lora_ms: Floats | None = None,
 ) -> Terms:
     """The terms for a prompt of `prompt_tokens` of which each candidate holds `cached_tokens`.
 
+    `lora_ms`: what loading the request's adapter takes at each candidate; None: it needs none.
     A request without a prompt (headers only) has 0 tokens: it is priced by load, network and penalties alone.
     """
     zero = np.zeros(len(rows))
@@ -132,6 +142,7 @@ def score(
         ramp=load.ramp_ms,
         degraded=degraded,
         price=_price(model, table, rows) if model.usd_weight_ms else zero,
+        lora=zero if lora_ms is None else lora_ms,
     )
 
 

@@ -16,6 +16,7 @@ NO_BODY = Body()
 UNKNOWN_POOL = "unknown-pool"
 NO_READY_ENDPOINT = "no-ready-endpoint"
 NOT_IN_SUBSET = "no-endpoint-in-subset"
+OVER_OBJECTIVE = "over-objective"
 RESIDENCY = "residency"
 
 
@@ -24,7 +25,8 @@ class PickRequest:
     """Which endpoint of `pool` (an Envoy cluster name) shall serve this?
 
     `affinity` is the user or session, empty when unknown. `subset`: endpoints (`ip:port`) that the gateway allows,
-    None for all. `residency`: jurisdictions that the request must not leave.
+    None for all. `residency`: jurisdictions that the request must not leave. `objective`: the
+    InferenceObjective that it names.
     """
 
     pool: str
@@ -34,6 +36,7 @@ class PickRequest:
     affinity: str = ""
     subset: frozenset[str] | None = None
     residency: frozenset[str] = frozenset()
+    objective: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,6 +65,7 @@ class Decision:
     terms: Terms | None = None
     scores: Floats | None = None
     order: Order | None = None
+    retry_after_s: int = 0
 
     @property
     def destination(self) -> str:
@@ -98,6 +102,7 @@ class Decision:
             "endpoints": list(self.endpoints),
             "status": self.status,
             "reason": self.reason,
+            "retry_after_s": self.retry_after_s,
             "candidates": candidates,
             "filtered": filtered,
         }

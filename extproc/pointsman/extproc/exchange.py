@@ -30,10 +30,12 @@ from pointsman.core.wire import (
     AFFINITY_HEADER,
     ATTRIBUTE_AFFINITY,
     ATTRIBUTE_CLUSTER,
+    ATTRIBUTE_OBJECTIVE,
     ATTRIBUTE_PATH,
     ATTRIBUTE_REQUEST_ID,
     LB_NAMESPACE,
     MAX_PROMPT_BYTES,
+    OBJECTIVE_HEADER,
     SERVED_KEY,
     SUBSET_KEY,
     SUBSET_NAMESPACE,
@@ -77,6 +79,7 @@ class _Seen:
     request_id: str = ""
     path: str = ""
     affinity: str = ""
+    objective: str = ""
     subset: frozenset[str] | None = None
     grpc: bool = False
 
@@ -203,6 +206,7 @@ class Exchange:
                 request_id=seen.request_id,
                 path=seen.path,
                 affinity=seen.affinity,
+                objective=seen.objective,
                 subset=seen.subset,
             )
         )
@@ -211,7 +215,9 @@ class Exchange:
     def _refused(self, decision: Decision) -> Response | None:
         if decision.endpoints or not decision.status:
             return None
-        return replies.refusal(decision.status, decision.reason, grpc=self._seen.grpc)
+        return replies.refusal(
+            decision.status, decision.reason, grpc=self._seen.grpc, retry_after_s=decision.retry_after_s
+        )
 
     # Responses (full duplex)
 
@@ -256,6 +262,7 @@ class Exchange:
             seen.request_id = _string(attributes, ATTRIBUTE_REQUEST_ID) or seen.request_id
             seen.path = _string(attributes, ATTRIBUTE_PATH) or seen.path
             seen.affinity = _string(attributes, ATTRIBUTE_AFFINITY) or seen.affinity
+            seen.objective = _string(attributes, ATTRIBUTE_OBJECTIVE) or seen.objective
         if message.HasField("metadata_context"):
             hint = message.metadata_context.filter_metadata.get(SUBSET_NAMESPACE)
             if hint is not None and SUBSET_KEY in hint.fields:
@@ -272,6 +279,8 @@ class Exchange:
                         seen.grpc = value.startswith("application/grpc")
                     case name if name == AFFINITY_HEADER:
                         seen.affinity = seen.affinity or value
+                    case name if name == OBJECTIVE_HEADER:
+                        seen.objective = seen.objective or value
 
 
 def _string(fields: struct_pb2.Struct | None, name: str) -> str:

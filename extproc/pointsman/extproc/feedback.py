@@ -40,7 +40,8 @@ class Feedback:
     """One access log entry. `upstream` is the endpoint (`ip:port`) that served or failed last, empty for none.
 
     `status` 0: no response yet. `ttft_ms` is None until the first body byte. `failed` says that the upstream (not the
-    client) broke the request off; `attempts` counts upstream requests, 0 unknown.
+    client) broke the request off; `attempts` counts upstream requests, 0 unknown. `retry_after_s` is what the
+    upstream asked for with a 429 or 503, 0 unknown (the access log must have the header `retry-after`).
     """
 
     pick_id: str
@@ -53,6 +54,7 @@ class Feedback:
     response_bytes: int = 0
     attempts: int = 0
     failed: bool = False
+    retry_after_s: float = 0.0
 
     @property
     def overloaded(self) -> bool:
@@ -88,6 +90,7 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
         response_bytes=entry.response.response_body_bytes,
         attempts=common.upstream_request_attempt_count,
         failed=common.HasField("response_flags") and any(getattr(flags, name) for name in _UPSTREAM_FLAGS),
+        retry_after_s=_seconds(entry.response.response_headers.get("retry-after", "")),
     )
 
 
@@ -102,6 +105,11 @@ def _address(address: address_pb2.Address) -> str:
 def _microseconds(text: str) -> float | None:
     """A count of microseconds as milliseconds; None when it is none."""
     return int(text) / 1000.0 if text.isascii() and text.isdecimal() and len(text) <= 15 else None
+
+
+def _seconds(text: str) -> float:
+    """A count of seconds; 0 when it is none (the other form of Retry-After, a date, is not read)."""
+    return float(text) if text.isascii() and text.isdecimal() and len(text) <= 6 else 0.0
 
 
 def _milliseconds(duration: duration_pb2.Duration) -> float:

@@ -24,7 +24,11 @@ FIRST_MEAN_MS = 100.0
 
 @dataclass(slots=True, kw_only=True)
 class Account:
-    """One request in flight. Tokens are those of the prompt; `hashes` are its prefix blocks."""
+    """One request in flight. Tokens are those of the prompt; `hashes` are its prefix blocks.
+
+    `ahead_ms` is the backlog that the pick saw at its endpoint, None where the TTFT teaches nothing; `rtt_ms` the round
+    trip it counted with.
+    """
 
     row: int
     opened_at_s: float
@@ -35,6 +39,8 @@ class Account:
     hashes: tuple[int, ...] = ()
     pool: str = ""
     pending: bool = True
+    ahead_ms: float | None = None
+    rtt_ms: float = 0.0
 
 
 class InFlight:

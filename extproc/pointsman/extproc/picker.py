@@ -16,6 +16,9 @@ from pointsman.core.clock import Clock
 from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.model import Plan
 from pointsman.extproc import decision as reasons
+from pointsman.extproc.adapters import Adapters
+from pointsman.extproc.admission import Admission
+from pointsman.extproc.calibrate import Calibration
 from pointsman.extproc.cost import CostModel, Terms, own_prefill_ms, score, uncached_tokens
 from pointsman.extproc.decision import Decision, PickRequest
 from pointsman.extproc.feedback import Feedback
@@ -23,7 +26,7 @@ from pointsman.extproc.filters import Codes, Filtered, filter_rows
 from pointsman.extproc.inflight import EXPIRY_S, Account, InFlight
 from pointsman.extproc.pick import Order, PickPolicy, by_cost, by_outstanding, by_turn, rendezvous, top
 from pointsman.extproc.prefix import BLOCK_TOKENS, BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
-from pointsman.extproc.signals import PENALTY_HALF_LIFE_S, fuse
+from pointsman.extproc.signals import Load, faded_penalty_ms, fuse
 from pointsman.extproc.table import EndpointTable, Floats, PoolRows, Rows
 
 RECENT_DECISIONS = 512
@@ -34,6 +37,9 @@ RECENT_CANDIDATES = 51_200
 
 PENALTY_MS = 2_000.0
 """What one 429, 503 or broken connection costs an endpoint at first: more than any prefill it could save."""
+
+MAX_RETRY_AFTER_S = 30.0
+"""Longest `Retry-After` of an endpoint that is believed; past it the endpoint is tried again like after any failure."""
 
 MAX_PENALTY_MS = 20_000.0
 """Failures in a row: enough to be the last resort, forgotten within half a minute."""
@@ -53,7 +59,11 @@ class PickerStats:
 
 
 class Picker:
-    """See the module. `instance` distinguishes the pick ids of several pickers; `seed` is for the random policy."""
+    """See the module. `instance` distinguishes the pick ids of several pickers; `seed` is for the random policy.
+
+    `calibrate`: learn the prefill rates of each endpoint from its TTFT. `admission`: refuse what no endpoint can serve
+    within its objective; None: let all in.
+    """
 
     def __init__(
         self,
@@ -65,11 +75,16 @@ class Picker:
         seed: int = 0,
         expiry_s: float = EXPIRY_S,
         recent: int = RECENT_DECISIONS,
+        calibrate: bool = False,
+        admission: Admission | None = None,
     ) -> None:
         self.policy = policy
         self.table = EndpointTable()
         self.index = PrefixIndex()
         self.inflight = InFlight(self.table, expiry_s)
+        self.adapters = Adapters()
+        self._calibration = Calibration(self.table) if calibrate else None
+        self._admission = admission
         self._cost = cost or CostModel()
         self._clock = clock
         self._instance = instance
@@ -89,7 +104,10 @@ class Picker:
         changes = self.table.sync(plan, self._clock.monotonic_s())
         for row in changes.freed:
             self.index.forget(row)
+            self.adapters.forget(row)
             self._metrics.pop(row, None)
+            if self._calibration is not None:
+                self._calibration.forget(row)
 
     def pick(self, request: PickRequest) -> Decision:
         """Choose, count the choice as in flight, and remember the decision."""
@@ -113,11 +131,24 @@ class Picker:
         cached: Floats = np.zeros(len(rows))
         terms: Terms | None = None
         scores: Floats | None = None
+        load: Load | None = None
         if self.policy is PickPolicy.JOINT:
             hashes = block_hashes(body.prompt, chain_seed(body.model, body.cache_salt))
             cached = self._cached_tokens(rows, hashes, tokens)
             load = fuse(table, rows, now_s, self.inflight.mean_prefill_ms)
-            terms = score(self._cost, table, rows, load=load, prompt_tokens=tokens, cached_tokens=cached)
+            terms = score(
+                self._cost,
+                table,
+                rows,
+                load=load,
+                prompt_tokens=tokens,
+                cached_tokens=cached,
+                lora_ms=self.adapters.load_ms(rows, body.model, now_s),
+            )
+            if self._admission is not None:
+                wait_s = self._retry_after_s(self._admission, request, load, terms)
+                if wait_s:
+                    return self._refusal(request, (429, reasons.OVER_OBJECTIVE), pool, codes, retry_after_s=wait_s)
             scores = terms.total()
             ties = rendezvous(table.key_hash[rows], _request_hash(request, hashes))
             order = by_cost(scores, load.running, ties)
@@ -137,9 +168,12 @@ class Picker:
             context_tokens=tokens,
             hashes=tuple(hashes),
             pool=request.pool,
+            ahead_ms=float(load.backlog_ms[best[0]]) if load is not None and not body.problem else None,
+            rtt_ms=float(load.rtt_ms[best[0]]) if load is not None else 0.0,
         )
         self.inflight.open(pick_id, account)
         self.index.insert(account.row, hashes)
+        self.adapters.sent(account.row, body.model, now_s)
         return Decision(
             pool=pool.name,
             endpoints=tuple(table.key(int(rows[position])) for position in best),
@@ -168,6 +202,14 @@ class Picker:
             cached[coarse] = np.floor(cached[coarse] / block[coarse]) * block[coarse]
         return np.minimum(cached, max(0, tokens - 1))
 
+    def _retry_after_s(self, admission: Admission, request: PickRequest, load: Load, terms: Terms) -> int:
+        expected_ms = (
+            load.rtt_ms + terms.backlog + terms.own + terms.decode_tax + terms.kv_wait + terms.penalty + terms.lora
+        )
+        return admission.retry_after_s(
+            float(expected_ms.min()), objective=request.objective, body_priority=request.body.priority
+        )
+
     def _plain_order(self, pool: str, rows: Rows) -> Order:
         turn = self._turns.get(pool, 0)
         self._turns[pool] = turn + 1
@@ -187,15 +229,18 @@ class Picker:
         elif served is not None and served != account.row:
             # Envoy passed over our first choice, or gave up on it: it knows something that we do not.
             self._penalise(account.row, now_s)
+            account.ahead_ms = None
             self.inflight.move(entry.pick_id, served)
             if account.hashes:
                 self.index.insert(served, account.hashes)
         if account is not None and entry.ttft_ms is not None:
+            if self._calibration is not None and account.pending and entry.attempts <= 1 and entry.status == 200:
+                self._calibration.learn(account, entry.ttft_ms)
             self.inflight.first_token(entry.pick_id)
         if entry.ended:
             row = served if served is not None else account.row if account is not None else None
             if row is not None and (entry.overloaded or entry.broken):
-                self._penalise(row, now_s)
+                self._penalise(row, now_s, entry.retry_after_s if entry.overloaded else 0.0)
             self.inflight.close(entry.pick_id)
         return account
 
@@ -212,6 +257,8 @@ class Picker:
         restarted = has_restarted(self._metrics.get(row), metrics)
         if restarted:
             self.index.forget(row)
+            self.adapters.forget(row)
+        self.adapters.running(row, metrics.running_loras)
         self._metrics[row] = metrics
         table.seen_at_s[row] = self._clock.monotonic_s()
         table.seen_waiting[row] = _or_nan(metrics.waiting)
@@ -224,11 +271,12 @@ class Picker:
             self.index.set_capacity(row, metrics.capacity_tokens + (metrics.host_tokens or 0))
         return restarted
 
-    def models(self, key: str, names: frozenset[str] | None) -> None:
-        """The models and adapters that an endpoint says it serves; None: not known (it may serve any)."""
+    def models(self, key: str, names: frozenset[str] | None, adapters: frozenset[str] = frozenset()) -> None:
+        """The models that an endpoint says it serves, None: not known (it may serve any); those that are adapters."""
         row = self.table.row(key)
         if row is not None:
             self.table.set_models(row, names)
+            self.adapters.listed(row, adapters)
 
     def expire(self) -> int:
         """Drop accounts that were silent for too long; each pick does it too."""
@@ -257,7 +305,13 @@ class Picker:
         )
 
     def _refusal(
-        self, request: PickRequest, why: tuple[int, str], pool: PoolRows | None = None, codes: Codes | None = None
+        self,
+        request: PickRequest,
+        why: tuple[int, str],
+        pool: PoolRows | None = None,
+        codes: Codes | None = None,
+        *,
+        retry_after_s: int = 0,
     ) -> Decision:
         self._refused += 1
         status, reason = why
@@ -273,6 +327,7 @@ class Picker:
             problem=request.body.problem,
             pool_keys=pool.keys if pool else (),
             codes=codes,
+            retry_after_s=retry_after_s,
         )
 
     def _remember(self, made: Decision) -> Decision:
@@ -286,11 +341,12 @@ class Picker:
                 del self._by_request[oldest.request_id]
         return made
 
-    def _penalise(self, row: int, now_s: float) -> None:
+    def _penalise(self, row: int, now_s: float, retry_after_s: float = 0.0) -> None:
+        """A failure; with `Retry-After` its penalty begins to fade when that is over."""
         table = self.table
-        faded = table.penalty_ms[row] * 0.5 ** ((now_s - table.penalty_at_s[row]) / PENALTY_HALF_LIFE_S)
+        faded = float(faded_penalty_ms(table, np.array([row]), now_s)[0])
         table.penalty_ms[row] = min(MAX_PENALTY_MS, faded + PENALTY_MS)
-        table.penalty_at_s[row] = now_s
+        table.penalty_at_s[row] = max(table.penalty_at_s[row], now_s + min(retry_after_s, MAX_RETRY_AFTER_S))
 
 
 def has_restarted(before: EngineMetrics | None, after: EngineMetrics) -> bool:

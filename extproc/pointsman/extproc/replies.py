@@ -10,13 +10,15 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.type.v3 import http_status_pb2
 
 from pointsman.core.wire import DESTINATION_KEY, LB_NAMESPACE, PICK_KEY, PICK_NAMESPACE, REASON_HEADER
-from pointsman.extproc.decision import NO_READY_ENDPOINT, NOT_IN_SUBSET, RESIDENCY, Decision
+from pointsman.extproc.decision import NO_READY_ENDPOINT, NOT_IN_SUBSET, OVER_OBJECTIVE, RESIDENCY, Decision
 
 CHUNK_BYTES: Final = 64_000
 """Body bytes in one streamed reply: Envoy recommends at most 64 KiB for each message."""
 
 GRPC_UNAVAILABLE: Final = 14
 GRPC_PERMISSION_DENIED: Final = 7
+GRPC_RESOURCE_EXHAUSTED: Final = 8
+_GRPC_STATUS: Final = {413: GRPC_RESOURCE_EXHAUSTED, 429: GRPC_RESOURCE_EXHAUSTED, 451: GRPC_PERMISSION_DENIED}
 
 TOO_LARGE: Final = "prompt-too-large"
 
@@ -24,6 +26,7 @@ _TEXTS: Final = {
     TOO_LARGE: "The request body is larger than the picker reads.",
     NO_READY_ENDPOINT: "No endpoint of the pool is ready.",
     NOT_IN_SUBSET: "None of the endpoints that the gateway allows is ready.",
+    OVER_OBJECTIVE: "No endpoint can answer within the request's objective now.",
     RESIDENCY: "No endpoint inside the jurisdictions that the request may not leave.",
 }
 
@@ -105,16 +108,21 @@ def response_trailers_reply() -> ext_proc.ProcessingResponse:
     return reply
 
 
-def refusal(status: int, reason: str, *, grpc: bool = False) -> ext_proc.ProcessingResponse:
-    """Answer the client ourselves: OpenAI's error shape and the reason header, or a gRPC status for gRPC clients."""
+def refusal(status: int, reason: str, *, grpc: bool = False, retry_after_s: int = 0) -> ext_proc.ProcessingResponse:
+    """Answer the client ourselves: OpenAI's error shape and the reason header, or a gRPC status for gRPC clients.
+
+    `retry_after_s`: when the client may try again, 0 is not said.
+    """
     reply = ext_proc.ProcessingResponse()
     immediate = reply.immediate_response
     immediate.status.code = http_status_pb2.StatusCode.ValueType(status)
     immediate.details = f"pointsman_{reason.replace('-', '_')}"
     _set_header(immediate, REASON_HEADER, reason)
+    if retry_after_s:
+        _set_header(immediate, "retry-after", str(retry_after_s))
     message = _TEXTS.get(reason, reason)
     if grpc:
-        immediate.grpc_status.status = GRPC_PERMISSION_DENIED if status == 451 else GRPC_UNAVAILABLE
+        immediate.grpc_status.status = _GRPC_STATUS.get(status, GRPC_UNAVAILABLE)
         immediate.body = message.encode()  # Envoy makes it grpc-message
         return reply
     _set_header(immediate, "content-type", "application/json")
@@ -124,6 +132,8 @@ def refusal(status: int, reason: str, *, grpc: bool = False) -> ext_proc.Process
 
 
 def _openai_type(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
     return "invalid_request_error" if 400 <= status < 500 else "service_unavailable_error"
 
 

@@ -128,7 +128,7 @@ class Scraper:
                 models_at_s = 0.0
             if time.monotonic() >= models_at_s:
                 models_at_s = time.monotonic() + options.models_interval_s
-                self._picker.models(key, await self._models(session, key))
+                self._picker.models(key, *await self._models(session, key))
 
     async def _metrics(self, session: aiohttp.ClientSession, key: str) -> tuple[EngineMetrics, float]:
         began_s = time.perf_counter()
@@ -138,31 +138,33 @@ class Scraper:
                 raise UpstreamError(f"/metrics answered {response.status}")
             return parse(await _bounded(response, MAX_PAGE_BYTES)), elapsed_ms
 
-    async def _models(self, session: aiohttp.ClientSession, key: str) -> frozenset[str] | None:
-        """The models an endpoint lists; None when it does not say, which rules nothing out."""
+    async def _models(self, session: aiohttp.ClientSession, key: str) -> tuple[frozenset[str] | None, frozenset[str]]:
+        """The models an endpoint lists, None when it does not say, which rules nothing out; those that are adapters."""
         try:
             async with session.get(f"http://{key}/v1/models") as response:
                 if response.status != 200:
-                    return None
+                    return None, frozenset()
                 return model_names(await _bounded(response, self._options.max_models_bytes))
         except (aiohttp.ClientError, UpstreamError, TimeoutError, OSError):
-            return None
+            return None, frozenset()
 
 
 class _Model(msgspec.Struct):
     id: str
+    parent: str | None = None
 
 
 class _ModelList(msgspec.Struct):
     data: list[_Model]
 
 
-def model_names(body: bytes) -> frozenset[str] | None:
-    """Names in an answer of `/v1/models`; None when it is none."""
+def model_names(body: bytes) -> tuple[frozenset[str] | None, frozenset[str]]:
+    """Names in an answer of `/v1/models`, None when it is none; and those of them that have a parent: adapters."""
     try:
-        return frozenset(model.id for model in msgspec.json.decode(body, type=_ModelList).data)
+        models = msgspec.json.decode(body, type=_ModelList).data
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return None, frozenset()
+    return frozenset(model.id for model in models), frozenset(model.id for model in models if model.parent)
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:

@@ -57,9 +57,15 @@ def fuse(table: EndpointTable, rows: Rows, now_s: float, mean_prefill_ms: float)
         kv_tokens=np.maximum(table.fresh_kv_tokens[rows], seen_kv),
         capacity_tokens=capacity,
         rtt_ms=_rtt(table, rows),
-        penalty_ms=table.penalty_ms[rows] * np.exp2((table.penalty_at_s[rows] - now_s) / PENALTY_HALF_LIFE_S),
+        penalty_ms=faded_penalty_ms(table, rows, now_s),
         ramp_ms=_ramp(backlog, now_s - table.added_at_s[rows]),
     )
+
+
+def faded_penalty_ms(table: EndpointTable, rows: Rows, now_s: float) -> Floats:
+    """What is left of the penalties; one that lies ahead (`Retry-After`) has not begun to fade."""
+    ahead_s = np.minimum(0.0, table.penalty_at_s[rows] - now_s)
+    return np.asarray(table.penalty_ms[rows] * np.exp2(ahead_s / PENALTY_HALF_LIFE_S), dtype=np.float64)
 
 
 def blend(values: Floats, weight: Floats) -> Floats:

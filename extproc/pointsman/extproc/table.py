@@ -96,7 +96,7 @@ class EndpointTable:
     prefill_ms: Floats  # p: ms for each uncached token
     attention_ms: Floats  # a: ms for each uncached token and token before it
     penalty_ms: Floats  # at `penalty_at_s`; halves with time
-    penalty_at_s: Floats
+    penalty_at_s: Floats  # may lie ahead
 
     def __init__(self, capacity: int = 64) -> None:
         self._capacity = capacity
