@@ -22,7 +22,7 @@ class StatusSource(Protocol):
         """The tree gateway → pool → site → endpoint with health and load, and the state of the configuration."""
 
     def endpoints(self) -> list[Json]:
-        """One object for each endpoint: `key` (`ip:port`), `name`, `site`, `pool`."""
+        """One object for each endpoint: `key` (`ip:port`), `name`, `site`, `pool`, `protocol`."""
 
     def explain(self, pick_id: str) -> Json | None:
         """A recent pick with its candidates, terms and reasons; by our pick id or by the request id."""

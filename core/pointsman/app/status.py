@@ -82,7 +82,13 @@ class FleetStatus:
     def endpoints(self) -> list[Json]:
         plan = self._holder.plan or Plan()
         return [
-            {"key": endpoint.key, "name": endpoint.name, "site": endpoint.site, "pool": pool.name}
+            {
+                "key": endpoint.key,
+                "name": endpoint.name,
+                "site": endpoint.site,
+                "pool": pool.name,
+                "protocol": pool.app_protocol.value,
+            }
             for pool in plan.pools
             for endpoint in pool.endpoints()
         ]

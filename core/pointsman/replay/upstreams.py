@@ -13,6 +13,7 @@ import msgspec
 
 from pointsman.core.engine_metrics import MAX_PAGE_BYTES, parse
 from pointsman.core.errors import PeerError, UpstreamError
+from pointsman.core.model import AppProtocol
 
 FETCH_TIMEOUT_S: Final = 5.0
 """A replay waits this long for an upstream before and after it; a scraper's own limit is much shorter."""
@@ -61,6 +62,7 @@ class _Endpoint(msgspec.Struct):
     name: str
     site: str = ""
     pool: str = ""
+    protocol: str = AppProtocol.HTTP.value
 
 
 def upstream_of_url(url: str) -> Upstream:
@@ -84,7 +86,10 @@ def parse_counters(page: bytes) -> Counters:
 
 
 async def discover(session: aiohttp.ClientSession, admin: str) -> tuple[Upstream, ...]:
-    """The endpoints that the admin API lists, each `ip:port` once. Raises `PeerError`."""
+    """The HTTP/1.1 endpoints that the admin API lists, each `ip:port` once: others have no page of counters.
+
+    Raises `PeerError`.
+    """
     url = f"{admin}/api/v1/endpoints"
     try:
         found = msgspec.json.decode(await fetch(session, url), type=list[_Endpoint])
@@ -92,8 +97,10 @@ async def discover(session: aiohttp.ClientSession, admin: str) -> tuple[Upstream
         raise PeerError(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PeerError(f"{url} is no list of endpoints: {error}") from error
-    by_key = {e.key: Upstream(name=e.name, url=f"http://{e.key}", site=e.site, pool=e.pool) for e in found}
-    return tuple(by_key.values())
+    readable = [endpoint for endpoint in found if endpoint.protocol == AppProtocol.HTTP.value]
+    return tuple(
+        {e.key: Upstream(name=e.name, url=f"http://{e.key}", site=e.site, pool=e.pool) for e in readable}.values()
+    )
 
 
 async def scrape(
