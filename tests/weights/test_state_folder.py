@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.core.model import TOTAL_WEIGHT
-from pointsman.core.overlay import Mirror, Overlay, RuleOverlay
+from pointsman.core.model import TOTAL_WEIGHT, Mirror
+from pointsman.core.overlay import Overlay, RuleOverlay
 from pointsman.core.store import OVERLAY_FILE, StateError, StateFolder, read_overlay, write_overlay
 
 pools = st.text("abc-/", min_size=1, max_size=6)

@@ -53,6 +53,7 @@ class MatchType(Enum):
     EXACT = "Exact"
     PREFIX = "PathPrefix"  # paths only: whole segments
     REGEX = "RegularExpression"  # RE2, must match the whole value
+    PRESENT = "Present"  # headers only: any value, also an empty one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +139,15 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StringMatch:
-    """A header, query parameter or path comparison. `name` is lower-case for headers and empty for paths."""
+    """A header, query parameter or path comparison. `name` is lower-case for headers and empty for paths.
+
+    `invert` (headers only): the header is there and has another value.
+    """
 
     type: MatchType
     value: str
     name: str = ""
+    invert: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +183,24 @@ class WeightedPool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """A share of a rule's requests, in 1/10,000, that is also sent to `pool`; its answers are dropped."""
+
+    pool: str
+    share: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= TOTAL_WEIGHT:
+            raise ValueError(f"a mirrored share is from 0 to {TOTAL_WEIGHT}, not {self.share}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One rule of a route with exactly one match, already in Gateway API precedence within `VirtualHost.rules`.
 
     `timeout_ms` and `idle_timeout_ms`: 0 means no limit. A rule without arms answers `direct_status`.
+    `hash_header` or `hash_cookie` name what a sticky split hashes, after `hash_salt`. `variant` says that the arms are
+    variants that clients choose or are assigned to: one without a healthy endpoint says so in its answer.
     """
 
     name: str  # "HTTPRoute/namespace/name/rule/match", unique within a gateway
@@ -196,6 +215,10 @@ class Rule:
     hash_header: str = ""  # sticky split by this header's value, empty: random
     direct_status: int = 0
     direct_reason: str = ""
+    hash_cookie: str = ""
+    hash_salt: str = ""
+    mirror: Mirror | None = None
+    variant: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,16 +255,65 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitArm:
+    """One arm of a rule and how its share came about; shares are in 1/10,000.
+
+    `declared` is the manifest's, `decided` that of the overlay (or the manifest's), `effective` what gateways get: an
+    arm that is `unavailable` (why, empty when it is not) may have handed its share to the others.
+    """
+
+    pool: str
+    declared: int
+    decided: int
+    effective: int
+    unavailable: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The arms of one rule of a route, whatever its matches.
+
+    `rule` is the rule id "HTTPRoute/namespace/name/rule". `overlaid`: the decided weights are those of the overlay,
+    which `owner` set (empty: a person) as version `version` of this rule (0: nobody ever did).
+    """
+
+    rule: str
+    arms: tuple[SplitArm, ...]
+    overlaid: bool = False
+    owner: str = ""
+    version: int = 0
+    sticky: str = ""  # "header x-user-id", "cookie user", empty: random
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something an operator should know about a rule: it is in force otherwise than it looks. `reason` is CamelCase."""
+
+    rule: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The whole fleet. `gateways`, `sites` and `pools` are sorted by name; pool names are unique."""
+    """The whole fleet. `gateways`, `sites` and `pools` are sorted by name; pool names are unique.
+
+    `splits` (sorted by rule) and `notes` say how the weights came about.
+    """
 
     gateways: tuple[Gateway, ...] = ()
     sites: tuple[Site, ...] = ()
     pools: tuple[Pool, ...] = field(default=())
+    splits: tuple[Split, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def gateway(self, name: str) -> Gateway | None:
         """The gateway of that name, or None."""
         return next((g for g in self.gateways if g.name == name), None)
+
+    def split(self, rule: str) -> Split | None:
+        """The split of a rule id, or None."""
+        return next((s for s in self.splits if s.rule == rule), None)
 
     def site(self, name: str) -> Site | None:
         """The site of that name, or None."""

@@ -13,25 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from pointsman.core.model import TOTAL_WEIGHT
+from pointsman.core.model import TOTAL_WEIGHT, Mirror
 
 OPERATOR = ""
 """Owner of weights that a person set. Controllers sign with their name, "RolloutPolicy/namespace/name"."""
 
 NONE = 0
 """Version of a rule without an overlay."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mirror:
-    """A share of a rule's requests, in 1/10,000, that is also sent to `pool`; its answers are dropped."""
-
-    pool: str
-    share: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= TOTAL_WEIGHT:
-            raise ValueError(f"a mirrored share is from 0 to {TOTAL_WEIGHT}, not {self.share}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pointsman.core.errors import PointsmanError
-from pointsman.core.overlay import Mirror, Overlay, RuleOverlay
+from pointsman.core.model import Mirror
+from pointsman.core.overlay import Overlay, RuleOverlay
 
 OVERLAY_FILE: Final = "overlay.json"
 OVERLAY_FORMAT: Final = 1
