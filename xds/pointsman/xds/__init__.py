@@ -15,6 +15,7 @@ What others call (everything else may change):
 from pointsman.xds.bootstrap import bootstrap
 from pointsman.xds.build import BuildCache, BuildOptions, build_resources
 from pointsman.xds.convergence import Convergence
+from pointsman.xds.generate.options import GatewayTls
 from pointsman.xds.render import render, static_bootstrap
 from pointsman.xds.resources import Resource, Resources
 from pointsman.xds.server import XdsServer
@@ -23,6 +24,7 @@ __all__ = [
     "BuildCache",
     "BuildOptions",
     "Convergence",
+    "GatewayTls",
     "Resource",
     "Resources",
     "XdsServer",

@@ -20,6 +20,11 @@ class XdsMetrics:
         self.unknown_nodes = Counter(
             "pointsman_xds_unknown_nodes_total", "Streams of proxies that belong to no gateway", registry=registry
         )
+        self.denied_nodes = Counter(
+            "pointsman_xds_denied_nodes_total",
+            "Streams of proxies that said they are a gateway that their certificate does not name",
+            registry=registry,
+        )
         self.requests = Counter(
             "pointsman_xds_requests_total",
             "Requests by what they were: ack, nack, stale or subscribe",

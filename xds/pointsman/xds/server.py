@@ -11,6 +11,7 @@ import contextlib
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -61,7 +62,8 @@ class XdsServer:
     """Serves the Plan of `holder` to every proxy that connects.
 
     Until the first Plan is there nobody is answered, so a control plane that starts never takes a gateway's
-    configuration away. `identifier` names this instance in every response.
+    configuration away. `identifier` names this instance in every response. `allowed` tells which gateways the client
+    of a call may be; whoever says it is another is refused with PERMISSION_DENIED.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class XdsServer:
         clock: Clock | None = None,
         identifier: str = "",
         times: StreamTimes | None = None,
+        allowed: Callable[[Context], frozenset[str]] | None = None,
     ) -> None:
+        self._allowed = allowed
         self._clock = clock or SystemClock()
         self._metrics = XdsMetrics(registry)
         self._identifier = identifier or f"pointsman-{uuid.uuid4().hex[:8]}"
@@ -83,7 +87,7 @@ class XdsServer:
         self._streams: set[Stream] = set()
         self._progress = Progress()
         registry.register(_Collector(self._collect))
-        self._memories: OrderedDict[str, Memory] = OrderedDict()
+        self._memories: OrderedDict[tuple[str, ...], Memory] = OrderedDict()
         self._changed = asyncio.Event()
         self._unsubscribe = holder.subscribe(self._on_plan)
 
@@ -177,12 +181,14 @@ class XdsServer:
     async def _run(
         self, first: Request, read: Callable[[], Awaitable[Request | None]], context: Context, *, delta: bool
     ) -> None:
-        identity = identity_of(first.node)
+        identity = replace(identity_of(first.node), allowed=self._allowed(context) if self._allowed else None)
+        if not identity.proven():
+            await self._deny(identity, context)
         gateway = self._views.find(identity)
-        while (snapshot := self._views.snapshot(gateway)) is None:
+        while (snapshot := self._views.snapshot_for(gateway, identity)) is None:
             await self._changed.wait()
             gateway = self._views.find(identity)
-        session = Session(self._memory(identity.id), snapshot, delta=delta)
+        session = Session(self._memory(identity), snapshot, delta=delta)
         stream = Stream(
             identity=identity,
             agent=_agent(first.node),
@@ -205,9 +211,22 @@ class XdsServer:
             self._progress.drop(stream)
             self._wake()
 
-    def _memory(self, node_id: str) -> Memory:
-        memory = self._memories.setdefault(node_id, Memory())
-        self._memories.move_to_end(node_id)
+    async def _deny(self, identity: NodeIdentity, context: Context) -> None:
+        self._metrics.denied_nodes.inc()
+        claim, allowed = identity.claims()[0], sorted(identity.allowed or ())
+        log.warning(
+            "xds: a proxy says it is a gateway that its certificate does not name",
+            node=identity.id,
+            gateway=claim,
+            allowed=allowed,
+            peer=context.peer(),
+        )
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this certificate is not for {claim} but for {allowed}")
+
+    def _memory(self, identity: NodeIdentity) -> Memory:
+        key = identity.claims()  # not the id alone: what one gateway rejected is no matter of another's
+        memory = self._memories.setdefault(key, Memory())
+        self._memories.move_to_end(key)
         if len(self._memories) > MEMORIES_KEPT:
             self._memories.popitem(last=False)
         return memory
@@ -239,7 +258,7 @@ class XdsServer:
                 continue
             if gateway != stream.gateway:
                 self._place(stream, gateway)
-            snapshot = self._views.snapshot(gateway)
+            snapshot = self._views.snapshot_for(gateway, stream.identity)
             if snapshot is not None and snapshot.generation != stream.session.generation:
                 stream.publish(snapshot)
             self._note(stream)

@@ -9,6 +9,7 @@ from typing import Final
 from pointsman.core.model import Gateway, Plan, Site
 from pointsman.xds.build import BuildCache, BuildOptions, build_resources
 from pointsman.xds.check import check, check_gateway
+from pointsman.xds.node_tls import NodeTls, tls_of
 from pointsman.xds.resources import Resources
 from pointsman.xds.session import Snapshot
 
@@ -18,16 +19,28 @@ NOBODY: Final = Snapshot()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeIdentity:
-    """Who a proxy says it is, as far as it matters for what it gets."""
+    """Who a proxy says it is, as far as it matters for what it gets.
+
+    `allowed`: the gateways that its certificate names; None where there are no certificates.
+    """
 
     id: str
     cluster: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    allowed: frozenset[str] | None = None
 
-    def names(self) -> tuple[str, ...]:
-        """The gateways that this may be, best guess first: metadata `gateway`, node cluster, node id."""
+    def claims(self) -> tuple[str, ...]:
+        """The gateways that this says it is, best guess first: metadata `gateway`, node cluster, node id."""
         found = (self.metadata.get("gateway", ""), self.cluster, self.id)
         return tuple(dict.fromkeys(name for name in found if name))
+
+    def names(self) -> tuple[str, ...]:
+        """The gateways that this may be: its claims, without those that its certificate does not bear out."""
+        return tuple(name for name in self.claims() if self.allowed is None or name in self.allowed)
+
+    def proven(self) -> bool:
+        """Whether its first claim is borne out by its certificate, or needs not to be."""
+        return self.allowed is None or self.claims()[:1] == self.names()[:1]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +57,7 @@ class Views:
 
     def __init__(self, options: BuildOptions) -> None:
         self._options = options
+        self._node_tls = NodeTls(options)
         self._built: dict[str, _Built] = {}
         self._generation = 0
         self.ready = False
@@ -74,6 +88,13 @@ class Views:
         if gateway is None or gateway not in self._built:
             return NOBODY
         return self._built[gateway].snapshot
+
+    def snapshot_for(self, gateway: str | None, identity: NodeIdentity) -> Snapshot | None:
+        """The same for one process of the gateway."""
+        snapshot = self.snapshot(gateway)
+        if snapshot is None or gateway is None:
+            return snapshot
+        return self._node_tls.adapt(gateway, snapshot, tls_of(identity.metadata))
 
     def problems(self, gateway: str) -> tuple[str, ...]:
         """Why the present Plan of a gateway is not served."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
-from envoy.config.core.v3 import health_check_pb2, protocol_pb2
+from envoy.config.core.v3 import base_pb2, config_source_pb2, health_check_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.load_balancing_policies.common.v3 import common_pb2
 from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
 from envoy.extensions.load_balancing_policies.override_host.v3 import override_host_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import percent_pb2, range_pb2
 from google.protobuf import any_pb2, wrappers_pb2
 
 from pointsman.core import wire
 from pointsman.core.model import AppProtocol, Pool
-from pointsman.xds.generate.options import BuildOptions
+from pointsman.xds.generate.options import BuildOptions, GatewayTls
 from pointsman.xds.generate.pieces import ads, any_of, extension, is_ip, metadata_key, ms, socket, u32
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -50,19 +51,24 @@ def pool_cluster(pool: Pool, options: BuildOptions) -> cluster_pb2.Cluster:
 
 
 def picker_cluster(options: BuildOptions) -> cluster_pb2.Cluster:
-    """The cluster of ext_proc and ALS: HTTP/2, its own breakers, pings that notice a dead peer."""
+    """The cluster of ext_proc and ALS: HTTP/2, its own breakers, pings that find a dead peer, stand-bys by priority."""
     name = wire.PICKER_CLUSTER
+    pickers = ((options.picker_address, options.picker_port), *options.picker_standbys)
     cluster = cluster_pb2.Cluster(
         name=name,
-        type=cluster_pb2.Cluster.STATIC if is_ip(options.picker_address) else cluster_pb2.Cluster.STRICT_DNS,
+        type=cluster_pb2.Cluster.STATIC if all(is_ip(host) for host, _ in pickers) else cluster_pb2.Cluster.STRICT_DNS,
         connect_timeout=ms(options.connect_timeout_ms),
         circuit_breakers=_breakers(options.picker_max_requests, options),
         common_lb_config=cluster_pb2.Cluster.CommonLbConfig(healthy_panic_threshold=percent_pb2.Percent(value=0.0)),
         load_assignment=endpoint_pb2.ClusterLoadAssignment(cluster_name=name),
     )
-    cluster.load_assignment.endpoints.add().lb_endpoints.add(
-        endpoint=endpoint_components_pb2.Endpoint(address=socket(options.picker_address, options.picker_port))
-    )
+    cluster.load_assignment.policy.overprovisioning_factor.value = 100
+    for priority, (host, port) in enumerate(pickers):
+        cluster.load_assignment.endpoints.add(priority=priority).lb_endpoints.add(
+            endpoint=endpoint_components_pb2.Endpoint(address=socket(host, port))
+        )
+    if options.picker_tls is not None:
+        cluster.transport_socket.CopyFrom(_gateway_tls(options.picker_tls))
     if options.picker_health_check:
         check = cluster.health_checks.add(grpc_health_check=health_check_pb2.HealthCheck.GrpcHealthCheck())
         _probe_times(check, options)
@@ -80,6 +86,21 @@ def picker_cluster(options: BuildOptions) -> cluster_pb2.Cluster:
         )
     )
     return cluster
+
+
+def _gateway_tls(tls: GatewayTls) -> base_pb2.TransportSocket:
+    """TLS with secrets from files of the gateway: of all forms only this one follows files that change."""
+
+    def secret(name: str) -> secret_pb2.SdsSecretConfig:
+        source = config_source_pb2.ConfigSource(resource_api_version=config_source_pb2.V3)
+        source.path_config_source.path = f"{tls.folder.rstrip('/')}/{name}.json"
+        return secret_pb2.SdsSecretConfig(name=name, sds_config=source)
+
+    context = tls_pb2.UpstreamTlsContext(sni=tls.server_name)
+    context.common_tls_context.alpn_protocols.append("h2")  # gRPC servers end connections that do not ask for it
+    context.common_tls_context.tls_certificate_sds_secret_configs.append(secret(wire.CLIENT_SECRET))
+    context.common_tls_context.validation_context_sds_secret_config.CopyFrom(secret(wire.CA_SECRET))
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=any_of(context))
 
 
 def _override_host() -> override_host_pb2.OverrideHost:

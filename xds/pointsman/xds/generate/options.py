@@ -8,11 +8,26 @@ from pointsman.core import wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayTls:
+    """How a gateway speaks TLS to the picker.
+
+    `folder` holds its secrets (`wire.CLIENT_SECRET`, `wire.CA_SECRET`), which also say whom it trusts; `server_name` is
+    sent as SNI ("" for none).
+    """
+
+    folder: str = "/etc/pointsman"
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
     """Settings of the generated Envoy configuration. Times are milliseconds, sizes are bytes.
 
     Picker:
         `picker_address`, `picker_port`: where ext_proc and ALS are served; a host name is resolved by DNS.
+        `picker_standbys`: further pickers, asked in this order while those before them fail their health check.
+        `picker_tls`: pickers are reached by TLS; a gateway whose node metadata does not say where its secrets are is
+        told these values. None: plaintext.
         `message_timeout_ms`: longest wait for a pick; a frozen picker costs each request this much, then Envoy
         balances by itself. 200 ms is 100 times a normal pick and a tenth of a usual time to first token.
         `picker_health_check`: probe the picker by `grpc.health.v1`, so that a frozen one costs nothing after ~1 s.
@@ -62,6 +77,8 @@ class BuildOptions:
 
     picker_address: str = "127.0.0.1"
     picker_port: int = 9002
+    picker_standbys: tuple[tuple[str, int], ...] = ()
+    picker_tls: GatewayTls | None = None
     message_timeout_ms: int = 200
     picker_health_check: bool = False
     picker_max_requests: int = 40_000
