@@ -50,6 +50,23 @@ def test_the_way_of_one_request() -> None:
     assert inflight.heard("a", 1.0) is None
 
 
+def test_the_backlog_drains_and_the_oldest_is_due_first() -> None:
+    table = fleet()
+    inflight = InFlight(table)
+    inflight.open("a", account(at_s=10.0, ms=500.0))
+    inflight.open("b", account(at_s=10.2, ms=1000.0))
+    assert np.isclose(table.backlog_ms[0], 1300.0)
+    assert np.isclose(table.due_at_s[0], 10.5)
+    inflight.heard("a", 10.4)
+    inflight.first_token("a")  # sooner than we believed: only the other one is left
+    assert np.isclose(table.backlog_ms[0], 1000.0)
+    assert np.isclose(table.due_at_s[0], 11.5)
+    inflight.heard("b", 11.0)
+    inflight.close("b")
+    assert table.backlog_ms[0] == 0.0
+    assert np.isinf(table.due_at_s[0])
+
+
 def test_a_retry_moves_the_account() -> None:
     table = fleet()
     inflight = InFlight(table)
@@ -125,6 +142,8 @@ def test_sums_always_equal_the_open_accounts(steps: list[tuple[str, str, int, in
             assert table.fresh_kv_tokens[number] == sum(a.uncached_tokens for a in here)
             assert table.pending_tokens[number] == sum(a.uncached_tokens for a in here if a.pending)
             assert table.pending_ms[number] >= 0.0
+            assert table.backlog_ms[number] >= 0.0
+            assert np.isinf(table.due_at_s[number]) == (not any(a.pending for a in here))
             pending_ms = sum(a.prefill_ms for a in here if a.pending and a.uncached_tokens)
             if table.pending_tokens[number] and all(a.uncached_tokens for a in here):
                 assert np.isclose(table.pending_ms[number], pending_ms, atol=1e-6)

@@ -14,7 +14,7 @@ from pointsman.core.model import Health, Site
 from pointsman.extproc.cost import CostModel, score
 from pointsman.extproc.filters import Filtered, filter_rows
 from pointsman.extproc.pick import by_cost, by_outstanding, by_turn, rendezvous, top
-from pointsman.extproc.signals import AGE_HALF_LIFE_S, PENALTY_HALF_LIFE_S, RAMP_S, Load, blend, fuse
+from pointsman.extproc.signals import AGE_HALF_LIFE_S, GRACE_S, PENALTY_HALF_LIFE_S, RAMP_S, Load, blend, fuse
 from pointsman.extproc.table import EndpointTable, PoolRows
 
 KEYS = [f"10.0.0.{n + 1}:8000" for n in range(4)]
@@ -25,6 +25,7 @@ P, A = 0.066, 1.32e-6
 def fleet(**columns: list[float]) -> EndpointTable:
     table = EndpointTable()
     table.sync(make_plan({"east": KEYS[:2], "west": KEYS[2:]}), 0.0)
+    table.backlog_at_s[:4] = 0.0
     for name, values in columns.items():
         getattr(table, name)[:4] = values
     return table
@@ -67,7 +68,7 @@ def test_own_prefill_counts_attention_over_the_cached_part() -> None:
 
 
 def test_the_shadow_price_grows_with_the_backlog_of_the_fleet() -> None:
-    table = fleet(pending_ms=[1000, 1000, 0, 0])
+    table = fleet(backlog_ms=[1000, 1000, 0, 0])
     terms = terms_of(table, 1000, [0, 0, 0, 0])
     assert terms.shadow == pytest.approx((1 + 4 * 500 / 500) * terms.own)
     assert terms.backlog == pytest.approx([1000, 1000, 0, 0])
@@ -106,7 +107,7 @@ def test_degraded_endpoints_come_last_and_price_counts_when_asked_for() -> None:
 
 
 def test_a_request_without_a_prompt_is_priced_by_load_and_network() -> None:
-    terms = terms_of(fleet(rtt_ms=[1, 1, 3, 3], pending_ms=[50, 0, 0, 0]), 0, [0, 0, 0, 0])
+    terms = terms_of(fleet(rtt_ms=[1, 1, 3, 3], backlog_ms=[50, 0, 0, 0]), 0, [0, 0, 0, 0])
     assert terms.total() == pytest.approx([53, 3, 9, 9])
 
 
@@ -116,7 +117,7 @@ def test_a_request_without_a_prompt_is_priced_by_load_and_network() -> None:
     st.lists(st.floats(0, 60_000), min_size=4, max_size=4),
 )
 def test_terms_are_finite_never_negative_and_add_up(tokens: int, cached: list[float], pending: list[float]) -> None:
-    terms = terms_of(fleet(pending_ms=pending), tokens, [min(c, tokens) for c in cached])
+    terms = terms_of(fleet(backlog_ms=pending), tokens, [min(c, tokens) for c in cached])
     columns = np.array([getattr(terms, f.name) for f in dataclasses.fields(terms)])
     assert np.isfinite(columns).all()
     assert (columns >= 0).all()
@@ -140,7 +141,7 @@ def test_scrapes_and_own_accounts_are_fused_by_the_larger() -> None:
         seen_running=[1, 9, 0, 0],
         seen_kv_usage=[0.5, 0, 0, 0],
         capacity_tokens=[1000, 1000, 1000, np.nan],
-        pending_ms=[100, 250, 0, 0],
+        backlog_ms=[100, 250, 0, 0],
         requests=[5, 2, 0, 0],
         context_tokens=[10, 20, 0, 0],
     )
@@ -148,6 +149,13 @@ def test_scrapes_and_own_accounts_are_fused_by_the_larger() -> None:
     assert load.backlog_ms == pytest.approx([300, 250, 100, 0])
     assert load.running == pytest.approx([5, 9, 0, 0])
     assert load.context_tokens == pytest.approx([500, 20, 0, 0])
+
+
+def test_own_work_drains_and_what_is_late_counts_as_late_again() -> None:
+    table = fleet(backlog_ms=[500, 500, 0, 0], due_at_s=[0.5, 9.0, np.inf, 0.5])
+    assert load_of(table, 0.2).backlog_ms == pytest.approx([300, 300, 0, 0])
+    assert load_of(table, 0.5 + GRACE_S).backlog_ms == pytest.approx([0, 0, 0, 0])
+    assert load_of(table, 2.5 + GRACE_S).backlog_ms == pytest.approx([2000, 0, 0, 2000])
 
 
 def test_what_is_not_known_is_the_mean_of_the_others_and_never_idle() -> None:
@@ -179,10 +187,10 @@ def test_penalties_fade() -> None:
 
 
 def test_a_newcomer_counts_as_loaded_as_the_others_for_a_while() -> None:
-    table = fleet(added_at_s=[-np.inf, -np.inf, -np.inf, 100], pending_ms=[300, 200, 100, 0])
-    assert load_of(table, 100.0).ramp_ms == pytest.approx([0, 0, 0, 200])
-    assert load_of(table, 100.0 + RAMP_S / 2).ramp_ms == pytest.approx([0, 0, 0, 100])
-    assert load_of(table, 100.0 + RAMP_S).ramp_ms == pytest.approx([0, 0, 0, 0])
+    table = fleet(added_at_s=[-np.inf, -np.inf, -np.inf, 100], backlog_ms=[300, 200, 100, 0])
+    for after_s, ramp_ms in ((0.0, 200), (RAMP_S / 2, 100), (RAMP_S, 0)):
+        table.backlog_at_s[:4] = 100.0 + after_s
+        assert load_of(table, 100.0 + after_s).ramp_ms == pytest.approx([0, 0, 0, ramp_ms])
     assert not load_of(fleet(added_at_s=[5, 5, 5, 5]), 6.0).ramp_ms.any()
 
 

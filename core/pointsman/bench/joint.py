@@ -100,14 +100,6 @@ class Joint:
                 table.prefill_ms[row] *= self._wiring.rate_error
                 table.attention_ms[row] *= self._wiring.rate_error
         self._rtt_of = -1
-        self._engine = EngineMetrics(
-            waiting=0,
-            running=0,
-            kv_usage=0.0,
-            block_tokens=BLOCK_TOKENS,
-            capacity_tokens=fleet.hbm_tokens,
-            host_tokens=fleet.host_tokens or None,
-        )
 
     def _picker(self, gateway: int) -> Picker:
         """The gateway's picker, its clock set to now."""
@@ -151,12 +143,21 @@ class Joint:
         """What the scraper would have parsed from the replica's page."""
         picker = self._picker(view)
         rtt_ms = None if self._wiring.shared else self._world.fleet.rtt(view, replica)
-        metrics = replace(self._engine, waiting=sample.waiting, running=sample.running, kv_usage=sample.kv_usage)
+        metrics = EngineMetrics(
+            waiting=sample.waiting,
+            running=sample.running,
+            kv_usage=sample.kv_usage,
+            block_tokens=BLOCK_TOKENS,
+            capacity_tokens=self._world.fleet.hbm_tokens,
+            host_tokens=self._world.fleet.host_tokens or None,
+        )
         picker.signals(self._keys[replica], metrics, rtt_ms=rtt_ms)
 
     def _measure_rtt(self, picker: Picker, gateway: int) -> None:
         for replica, key in enumerate(self._keys):
-            picker.signals(key, rtt_ms=self._world.fleet.rtt(gateway, replica))
+            row = picker.table.row(key)
+            assert row is not None
+            picker.table.rtt_ms[row] = self._world.fleet.rtt(gateway, replica)
 
     def _report(self, arrival: Arrival, replica: int, at_ms: float, *, ttft_ms: float, ended: bool) -> None:
         pick_id = self._picks.pop(arrival.id) if ended else self._picks[arrival.id]

@@ -24,8 +24,9 @@ class Figures:
 
     `slowdown` is TTFT over that of the same prompt on an idle, empty, local replica (mean and 99th percentile).
     `hit` is cached over all prompt tokens, `cross` the share of requests served by another region. `usd_per_1k` is the
-    GPU time in which replicas were at work, at their regions' prices, for each 1,000 requests. `prefill_rate` is
-    computed prompt tokens per ms and replica; `e2e_p95_ms` is to the last token.
+    GPU time that prefills added to the steps, at their regions' prices, for each 1,000 requests: what a policy can
+    save (tokens are generated under any policy). `prefill_rate` is computed prompt tokens per ms and replica,
+    `e2e_p95_ms` is to the last token.
     """
 
     requests: int
@@ -72,7 +73,7 @@ def figures(fleet: Fleet, workload: Workload, outcomes: Sequence[Outcome], simul
     slowdown = ttft / np.array([zero_load_ms(fleet, o.arrival.gateway, o.arrival.input_tokens) for o in counted])
     itl = [gap for o in counted if (gap := o.itl_ms) is not None]
     prices = [fleet.regions[region].usd_per_gpu_hour * fleet.gpus_per_replica for region in fleet.region_of]
-    usd = sum(busy_ms / MS_PER_HOUR * price for busy_ms, price in zip(simulation.busy_ms, prices, strict=True))
+    usd = sum(ms / MS_PER_HOUR * price for ms, price in zip(simulation.prefill_ms, prices, strict=True))
     return Figures(
         requests=len(counted),
         mean_ms=float(ttft.mean()),

@@ -18,6 +18,7 @@ from pointsman.bench.workload import Arrival
 from pointsman.sim.engine import Engine
 from pointsman.sim.sequence import Event, EventKind
 from pointsman.sim.sequence import Sequence as EngineSequence
+from pointsman.sim.step_time import batch_ms
 
 HOLD_RETRY_MS = 10.0
 """How often a policy that held a request back is asked again: the fastest probing that a balancer could bear."""
@@ -57,7 +58,7 @@ class Simulation:
     def __init__(self, fleet: Fleet, arrivals: Sequence[Arrival], policy: Policy, *, scrape_ms: float = 200.0) -> None:
         self.fleet = fleet
         self.now_ms = 0.0
-        self.busy_ms = [0.0] * fleet.size
+        self.prefill_ms = [0.0] * fleet.size
         self.prefill_tokens = [0] * fleet.size
         self.engines = [Engine(fleet.engine_config(i), self._observer(i)) for i in range(fleet.size)]
         self._arrivals = arrivals
@@ -76,9 +77,14 @@ class Simulation:
         self._keep_samples = int(keep_ms / scrape_ms) + 2
 
     def _observer(self, replica: int) -> Callable[[float, int, int], None]:
-        def observe(step_ms: float, prefill_tokens: int, _decodes: int) -> None:
-            self.busy_ms[replica] += step_ms
-            self.prefill_tokens[replica] += prefill_tokens
+        config = self.fleet.engine_config(replica)
+        table, slowdown = batch_ms(config.step_time, config.max_num_batched_tokens), config.step_time.slowdown
+
+        def observe(_step_ms: float, prefill_tokens: int, decodes: int) -> None:
+            if prefill_tokens:
+                # What the step would have been spared without its prefill.
+                self.prefill_ms[replica] += slowdown * (table[prefill_tokens + decodes] - table[decodes])
+                self.prefill_tokens[replica] += prefill_tokens
 
         return observe
 

@@ -2,10 +2,16 @@
 
 An account is opened at the pick, so that the next pick already sees it. Its prefill is pending until the first body
 byte, its context stays until the end. Whatever is lost on the way (access log entries, whole gateways) expires.
+
+The first byte is known late: Envoy logs a running request once a second, and a long prefill is a second done before it
+has given any token. So an endpoint's backlog is not the sum of what is pending but drains with time, a millisecond of
+prefill each millisecond; the reports correct it downwards. Each account has the time at which its prefill is due;
+`due_at_s` of a row is that of its oldest pending one, so that an endpoint that stalls is seen to be late.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -39,6 +45,7 @@ class Account:
     hashes: tuple[int, ...] = ()
     pool: str = ""
     pending: bool = True
+    due_at_s: float = math.inf
     ahead_ms: float | None = None
     rtt_ms: float = 0.0
 
@@ -50,6 +57,8 @@ class InFlight:
         self._table = table
         self._expiry_s = expiry_s
         self._accounts: OrderedDict[str, Account] = OrderedDict()  # least recently heard of first
+        self._pending: dict[int, dict[int, Account]] = {}  # row → accounts without a first token, oldest first
+        self._now_s = -math.inf
         self.mean_prefill_ms = FIRST_MEAN_MS
 
     def __len__(self) -> int:
@@ -61,6 +70,7 @@ class InFlight:
 
     def open(self, pick_id: str, account: Account) -> None:
         """Count a pick. A pick id that is already open is closed first."""
+        self._now_s = max(self._now_s, account.opened_at_s)
         self.close(pick_id)
         self._accounts[pick_id] = account
         self._add(account, 1)
@@ -69,6 +79,7 @@ class InFlight:
 
     def heard(self, pick_id: str, now_s: float) -> Account | None:
         """A sign of life; None for an unknown pick."""
+        self._now_s = max(self._now_s, now_s)
         account = self._accounts.get(pick_id)
         if account is not None:
             account.heard_at_s = max(now_s, account.heard_at_s)
@@ -100,6 +111,7 @@ class InFlight:
 
     def expire(self, now_s: float) -> int:
         """Drop the accounts that have been silent for too long; returns how many."""
+        self._now_s = max(self._now_s, now_s)
         dropped = 0
         while self._accounts:
             pick_id, account = next(iter(self._accounts.items()))
@@ -119,3 +131,24 @@ class InFlight:
             # Whole tokens add up exactly, milliseconds do not: without pending tokens nothing is pending.
             left = table.pending_ms[row] + sign * account.prefill_ms
             table.pending_ms[row] = max(0.0, left) if table.pending_tokens[row] > 0 else 0.0
+            self._drain(account, sign)
+
+    def _drain(self, account: Account, sign: int) -> None:
+        """Bring the row's backlog to now, put the account in or take it out, and note which one is due next."""
+        table, row, now_s = self._table, account.row, self._now_s
+        left_ms = max(0.0, table.backlog_ms[row] - (now_s - table.backlog_at_s[row]) * 1000.0)
+        pending = self._pending.setdefault(row, {})
+        if sign > 0:
+            left_ms += account.prefill_ms
+            account.due_at_s = now_s + left_ms / 1000.0
+            pending[id(account)] = account
+        else:
+            del pending[id(account)]
+            left_ms = min(left_ms, table.pending_ms[row])
+        table.backlog_ms[row] = left_ms
+        table.backlog_at_s[row] = now_s
+        if pending:
+            table.due_at_s[row] = next(iter(pending.values())).due_at_s
+        else:
+            table.due_at_s[row] = math.inf
+            del self._pending[row]

@@ -15,6 +15,9 @@ from pointsman.extproc.table import EndpointTable, Floats, Rows
 AGE_HALF_LIFE_S = 5.0
 """Age at which a scrape counts half: one scrape (0.2 s) late costs 3 % of its weight, 30 s without one is neutral."""
 
+GRACE_S = 1.5
+"""How late the report of a first token may be: Envoy logs running requests once a second and sends them every 50 ms."""
+
 PENALTY_HALF_LIFE_S = 2.0
 """How fast the penalty for a 429 or 503 fades: queues drain in seconds, and Envoy ejects what keeps failing."""
 
@@ -49,7 +52,7 @@ def fuse(table: EndpointTable, rows: Rows, now_s: float, mean_prefill_ms: float)
     capacity = table.capacity_tokens[rows]
     requests = table.requests[rows].astype(np.float64)
     seen_kv = np.fmax(usage * capacity, 0.0)  # NaN is 0
-    backlog = np.maximum(table.pending_ms[rows], waiting * mean_prefill_ms)
+    backlog = np.maximum(own_backlog_ms(table, rows, now_s), waiting * mean_prefill_ms)
     return Load(
         backlog_ms=backlog,
         running=np.maximum(requests, running),
@@ -66,6 +69,17 @@ def faded_penalty_ms(table: EndpointTable, rows: Rows, now_s: float) -> Floats:
     """What is left of the penalties; one that lies ahead (`Retry-After`) has not begun to fade."""
     ahead_s = np.minimum(0.0, table.penalty_at_s[rows] - now_s)
     return np.asarray(table.penalty_ms[rows] * np.exp2(ahead_s / PENALTY_HALF_LIFE_S), dtype=np.float64)
+
+
+def own_backlog_ms(table: EndpointTable, rows: Rows, now_s: float) -> Floats:
+    """What should be left of the prefills that we sent, and how late the oldest of them is.
+
+    An endpoint that has given no sign for a time is expected to need as long again: one that stalls is left alone, and
+    one that is slower than we believe gets less.
+    """
+    left = table.backlog_ms[rows] - (now_s - table.backlog_at_s[rows]) * 1000.0
+    late = (now_s - GRACE_S - table.due_at_s[rows]) * 1000.0
+    return np.asarray(np.maximum(left, 0.0) + np.maximum(late, 0.0), dtype=np.float64)
 
 
 def blend(values: Floats, weight: Floats) -> Floats:

@@ -36,6 +36,9 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "requests": (np.int64, 0),
     "pending_ms": (np.float64, 0.0),
     "pending_tokens": (np.int64, 0),
+    "backlog_ms": (np.float64, 0.0),
+    "backlog_at_s": (np.float64, -np.inf),
+    "due_at_s": (np.float64, np.inf),
     "context_tokens": (np.int64, 0),
     "fresh_kv_tokens": (np.int64, 0),
     "model_set": (np.int32, 0),
@@ -83,6 +86,9 @@ class EndpointTable:
     requests: npt.NDArray[np.int64]  # in flight, picked here
     pending_ms: Floats  # our prefills that have given no token yet
     pending_tokens: npt.NDArray[np.int64]  # their uncached tokens
+    backlog_ms: Floats  # what was left of their prefills at `backlog_at_s`; drains with time
+    backlog_at_s: Floats
+    due_at_s: Floats  # when the oldest of them should have given its first token
     context_tokens: npt.NDArray[np.int64]  # prompts of all in flight
     fresh_kv_tokens: npt.NDArray[np.int64]  # their uncached part: KV that did not exist before
     model_set: npt.NDArray[np.int32]  # index into `model_sets`

@@ -1,0 +1,166 @@
+"""The commands `bench policy` and `bench fit`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console
+
+from pointsman.bench.fit import Fitted, Trial, fit, means
+from pointsman.bench.joint import PRODUCTION, Wiring
+from pointsman.bench.plots import write_plots
+from pointsman.bench.report import Row, as_json, markdown, table
+from pointsman.bench.scenario import RATES, Scenario, Slice
+from pointsman.bench.study import POLICIES, study
+from pointsman.core.errors import PointsmanError
+from pointsman.extproc.cost import CostModel
+
+EXIT_REFUSED: Final = 1
+TABLE_COLUMNS: Final = 190
+LOADS: Final = [str(load) for load in RATES]
+
+
+@click.command("policy", context_settings={"show_default": True})
+@click.option("--trace", type=click.Path(path_type=Path), help="Trace in Mooncake's format, for A, B and D.")
+@click.option(
+    "--workload", "workloads", multiple=True, type=click.Choice(["A", "B", "C", "D"]), default=["C"], help="Repeatable."
+)
+@click.option("--load", "loads", multiple=True, type=click.Choice(LOADS), default=["77"], help="% of what RR can do.")
+@click.option("--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Repeatable; all by default.")
+@click.option(
+    "--slice", "part", type=click.Choice([s.value for s in Slice]), default="report", help="Part of the trace."
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, help="How many runs of each policy.")
+@click.option("--scrape-ms", type=click.FloatRange(1, 60_000), default=200.0, help="Between two scrapes of a replica.")
+@click.option("--duration", "duration_s", type=click.FloatRange(1, 900), default=900.0, help="Seconds of the slice.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write SVG plots into this folder.")
+@click.option(
+    "-o", "output", type=click.Choice(["table", "json", "markdown"]), default="table", help="On standard output."
+)
+def policy_command(
+    *,
+    trace: Path | None,
+    workloads: tuple[str, ...],
+    loads: tuple[str, ...],
+    policies: tuple[str, ...],
+    part: str,
+    seeds: int,
+    scrape_ms: float,
+    duration_s: float,
+    json_file: Path | None,
+    plots: Path | None,
+    output: str,
+) -> None:
+    """Compare routing policies on traces, in virtual time. All figures are simulated.
+
+    \b
+    Example:
+      pointsman bench policy --workload C --policy joint --policy llm-d --seeds 1
+    """
+    console, notes = Console(width=TABLE_COLUMNS), Console(stderr=True)
+    try:
+        scenarios = [
+            Scenario(workload=w, load=int(load), part=Slice(part), trace=trace, duration_s=duration_s)
+            for w in workloads
+            for load in loads
+        ]
+        rows: list[Row] = []
+        for scenario in scenarios:
+            found = study(
+                scenario,
+                policies or POLICIES,
+                range(seeds),
+                lambda text: notes.print(text, style="dim"),
+                scrape_ms=scrape_ms,
+            )
+            rows += found
+            if output == "table":
+                console.print(table(scenario.title, found))
+            elif output == "markdown":
+                click.echo(f"### {scenario.title} (simulated)\n\n{markdown(found)}")
+    except PointsmanError as error:
+        click.echo(f"pointsman bench policy: {error}", err=True)
+        sys.exit(EXIT_REFUSED)
+    data = msgspec.json.format(msgspec.json.encode(as_json(rows)))
+    if output == "json":
+        click.echo(data.decode())
+    if json_file is not None:
+        json_file.write_bytes(data + b"\n")
+    if plots is not None:
+        for path in write_plots(plots, rows):
+            notes.print(f"written: {path}", style="dim")
+
+
+@click.command("fit", context_settings={"show_default": True})
+@click.option("--trace", type=click.Path(path_type=Path), help="Trace in Mooncake's format, for A, B and D.")
+@click.option(
+    "--workload", "workloads", multiple=True, type=click.Choice(["A", "B", "C", "D"]), default=["C"], help="Repeatable."
+)
+@click.option("--load", "loads", multiple=True, type=click.Choice(LOADS), default=["77", "92"], help="Repeatable.")
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, help="Runs of each trial.")
+@click.option("--passes", type=click.IntRange(1, 10), default=1, help="Rounds through the constants.")
+@click.option("--production/--shared", default=True, help="Three pickers fed by the access log, or one shared state.")
+@click.option("--duration", "duration_s", type=click.FloatRange(1, 900), default=900.0, help="Seconds of each slice.")
+def fit_command(
+    *,
+    trace: Path | None,
+    workloads: tuple[str, ...],
+    loads: tuple[str, ...],
+    seeds: int,
+    passes: int,
+    production: bool,
+    duration_s: float,
+) -> None:
+    """Fit the constants of the cost model on the tuning slice and judge them on the other. Simulated.
+
+    \b
+    Example:
+      pointsman bench fit --workload C --load 77
+    """
+    notes = Console(stderr=True)
+    try:
+        scenarios = [
+            Scenario(workload=w, load=int(load), part=Slice.TUNE, trace=trace, duration_s=duration_s)
+            for w in workloads
+            for load in loads
+        ]
+        wirings = [PRODUCTION if production else Wiring()]
+        found = fit(
+            means(scenarios, range(seeds), wirings),
+            CostModel(),
+            passes=passes,
+            note=lambda text: notes.print(text, style="dim"),
+        )
+        judge = means([scenario.on(Slice.REPORT) for scenario in scenarios], range(seeds), wirings)
+        old_ms = judge(found.before)
+        new_ms = judge(found.after) if found.after != found.before else old_ms
+    except PointsmanError as error:
+        click.echo(f"pointsman bench fit: {error}", err=True)
+        sys.exit(EXIT_REFUSED)
+    for line in fit_lines(found, scenarios, old_ms, new_ms):
+        click.echo(line)
+
+
+def fit_lines(
+    found: Fitted, scenarios: list[Scenario], old_ms: tuple[float, ...], new_ms: tuple[float, ...]
+) -> list[str]:
+    """The result for people: what changed, and mean TTFT on both slices."""
+    changed = [
+        f"{f.name}: {getattr(found.before, f.name):g} → {getattr(found.after, f.name):g}"
+        for f in fields(CostModel)
+        if getattr(found.before, f.name) != getattr(found.after, f.name)
+    ]
+    best: Trial = min((t for t in found.trials if t.model == found.after), key=lambda t: t.measure)
+    lines = [f"simulated; {len(found.trials)} trials on the tuning slice", *(changed or ["no constant changed"])]
+    for n, scenario in enumerate(scenarios):
+        lines.append(
+            f"{scenario.workload} at {scenario.load} %: mean TTFT, tuning slice {found.trials[0].means_ms[n]:,.0f} → "
+            f"{best.means_ms[n]:,.0f} ms, reporting slice {old_ms[n]:,.0f} → {new_ms[n]:,.0f} ms"
+        )
+    return lines
