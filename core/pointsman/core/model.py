@@ -220,6 +220,10 @@ class Rule:
     mirror: Mirror | None = None
     variant: bool = False
 
+    def pools(self) -> tuple[str, ...]:
+        """Names of the pools that its requests go to."""
+        return (*(arm.pool for arm in self.arms), *((self.mirror.pool,) if self.mirror else ()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualHost:

@@ -1,4 +1,4 @@
-"""Manifests to the Plan, by the rules of Gateway API: `compile_plan(manifests)`."""
+"""Manifests to the Plan, by the rules of Gateway API: `compile_plan(manifests, overlay)`."""
 
 from pointsman.core.compile.plan import compile_plan
 

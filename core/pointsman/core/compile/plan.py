@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pointsman.core.compile.arms import layer_of, vanished_rules
 from pointsman.core.compile.hosts import virtual_hosts
 from pointsman.core.compile.pools import compile_pool, compile_site, site_order
 from pointsman.core.compile.precedence import RankedRule
-from pointsman.core.compile.rules import ranked_rules
+from pointsman.core.compile.rules import compile_route
 from pointsman.core.config.attachment import listeners_of
 from pointsman.core.config.check_pools import pool_key
 from pointsman.core.config.gateway_kinds import Gateway as GatewayManifest
@@ -15,21 +16,28 @@ from pointsman.core.config.manifests import Manifests
 from pointsman.core.config.pool_kinds import EndpointSlice
 from pointsman.core.config.route_kinds import Route
 from pointsman.core.model import Endpoint, Gateway, Listener, Plan, Pool
+from pointsman.core.overlay import EMPTY, Overlay
 
 
-def compile_plan(manifests: Manifests) -> Plan:
-    """The whole fleet as the manifests describe it.
+def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
+    """The whole fleet as the manifests describe it, with what was decided at run time laid over it.
 
     `Plan.pools` holds every pool with all sites at priority 0; each gateway has the pools its rules name, arms of
     weight 0 included, with the priorities seen from its own site.
     """
     routes = manifests.routes()
-    ranked = {f"{route.kind}/{route.key}": ranked_rules(route) for route in routes}
-    everywhere = site_order("", manifests.sites)
+    pools = _pools({pool.key for pool in manifests.pools}, manifests, site_order("", manifests.sites))
+    layer = layer_of(pools, overlay)
+    compiled = {f"{route.kind}/{route.key}": compile_route(route, layer) for route in routes}
+    ranked = {name: one.ranked for name, one in compiled.items()}
+    splits = sorted((split for one in compiled.values() for split in one.splits), key=lambda split: split.rule)
+    notes = [note for one in compiled.values() for note in one.notes]
     return Plan(
         gateways=tuple(_gateway(gateway, manifests, routes, ranked) for gateway in manifests.gateways),
         sites=tuple(compile_site(site) for site in manifests.sites),
-        pools=_pools({pool.key for pool in manifests.pools}, manifests, everywhere),
+        pools=pools,
+        splits=tuple(splits),
+        notes=(*notes, *vanished_rules(overlay, (split.rule for split in splits))),
     )
 
 
@@ -40,7 +48,7 @@ def _gateway(
     ranked: dict[str, tuple[RankedRule, ...]],
 ) -> Gateway:
     ours = [route for route in routes if listeners_of(gateway, route)]
-    used = {arm.pool for route in ours for one in ranked[f"{route.kind}/{route.key}"] for arm in one.rule.arms}
+    used = {pool for route in ours for one in ranked[f"{route.kind}/{route.key}"] for pool in one.rule.pools()}
     return Gateway(
         name=gateway.key,
         site=gateway.site,

@@ -11,13 +11,14 @@ Rank = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a match stands: the tie-breakers after what it says."""
+    """Where a match stands: the tie-breakers after what it says. A `twin` goes right before what it was made for."""
 
     created_us: int
     route: str  # "namespace/name"
     kind: str
     rule: int
     match: int
+    twin: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class RankedRule:
     origin: Origin
     rule: Rule
 
-    def key(self, host: tuple[int, int]) -> tuple[Rank, Rank, int, str, str, int, int]:
+    def key(self, host: tuple[int, int]) -> tuple[Rank, Rank, int, str, str, int, int, bool]:
         """Sort key where the route's host name has that specificity: the host comes before everything else."""
         o = self.origin
-        return (-host[0], -host[1]), self.specificity, o.created_us, o.route, o.kind, o.rule, o.match
+        return (-host[0], -host[1]), self.specificity, o.created_us, o.route, o.kind, o.rule, o.match, not o.twin

@@ -1,26 +1,40 @@
-"""Routes to rules: one `Rule` for each match, with its rank."""
+"""Routes to rules: one `Rule` for each match, with its rank, and what is to be known about their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pointsman.core.compile.arms import Layer, Settled, settle
+from pointsman.core.compile.experiments import fall_back, reject_unknown
 from pointsman.core.compile.precedence import Origin, Rank, RankedRule
 from pointsman.core.compile.weights import normalise
+from pointsman.core.config.route_annotations import RouteTerms, route_terms
 from pointsman.core.config.route_kinds import (
     BackendRef,
     Filter,
     GRPCMatch,
     GRPCMethodMatch,
+    GRPCRule,
     HeaderMatch,
     HeaderModifier,
     HTTPMatch,
-    HTTPRoute,
+    HTTPRule,
     Route,
     RouteRule,
 )
 from pointsman.core.config.syntax import duration_ms
-from pointsman.core.model import HeaderEdit, MatchType, PickProfile, RouteMatch, Rule, StringMatch, WeightedPool
+from pointsman.core.model import (
+    HeaderEdit,
+    MatchType,
+    Note,
+    PickProfile,
+    RouteMatch,
+    Rule,
+    Split,
+    StringMatch,
+    WeightedPool,
+)
 
 NO_BACKEND = "no-backend"
 """Reason of a rule without backendRefs; Gateway API wants 500."""
@@ -40,18 +54,49 @@ class _Match:
     profile: PickProfile
 
 
-def ranked_rules(route: Route) -> tuple[RankedRule, ...]:
-    """All matches of a route in the order they are written."""
-    found: list[RankedRule] = []
-    if isinstance(route, HTTPRoute):
-        for index, rule in enumerate(route.spec.rules):
-            matches = [_http_match(match) for match in rule.matches or (HTTPMatch(),)]
-            found += _ranked(route, rule, index, matches, duration_ms(rule.timeouts.request))
-    else:
-        for index, grpc_rule in enumerate(route.spec.rules):
-            matches = [_grpc_match(match) for match in grpc_rule.matches or (GRPCMatch(),)]
-            found += _ranked(route, grpc_rule, index, matches, 0)
-    return tuple(found)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledRoute:
+    """The rules of a route in the order they are written, and how the weights of those with arms came about."""
+
+    ranked: tuple[RankedRule, ...]
+    splits: tuple[Split, ...]
+    notes: tuple[Note, ...]
+
+
+def compile_route(route: Route, layer: Layer) -> CompiledRoute:
+    """All matches of a route as rules, with the layer laid over them."""
+    terms = route_terms(route.metadata.annotations)
+    written: list[RankedRule] = []
+    splits: list[Split] = []
+    notes: list[Note] = []
+    for index, rule in enumerate(route.spec.rules):
+        rule_id = f"{route.kind}/{route.key}/{_rule_name(rule, index)}"
+        settled = settle(rule_id, _arms(route, rule.backend_refs), layer, terms.on_unavailable)
+        written += _ranked(_Place(route, rule, index, rule_id), settled, terms)
+        notes += settled.notes
+        if settled.arms:
+            splits.append(replace(settled.split, sticky=_sticky(terms)))
+    ranked, fallen = fall_back(written, terms, layer.unavailable)
+    return CompiledRoute(ranked=tuple(reject_unknown(ranked, terms)), splits=tuple(splits), notes=(*notes, *fallen))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A rule of a manifest, and where it stands."""
+
+    route: Route
+    rule: RouteRule
+    index: int
+    rule_id: str
+
+    def matches(self) -> list[_Match]:
+        if isinstance(self.rule, HTTPRule):
+            return [_http_match(match) for match in self.rule.matches or (HTTPMatch(),)]
+        assert isinstance(self.rule, GRPCRule)
+        return [_grpc_match(match) for match in self.rule.matches or (GRPCMatch(),)]
+
+    def timeout_ms(self) -> int:
+        return duration_ms(self.rule.timeouts.request) if isinstance(self.rule, HTTPRule) else 0
 
 
 def _http_match(match: HTTPMatch) -> _Match:
@@ -83,26 +128,37 @@ def _grpc_match(match: GRPCMatch) -> _Match:
     )
 
 
-def _ranked(route: Route, rule: RouteRule, index: int, matches: list[_Match], timeout_ms: int) -> Iterator[RankedRule]:
-    arms = _arms(route, rule.backend_refs)
+def _ranked(place: _Place, settled: Settled, terms: RouteTerms) -> Iterator[RankedRule]:
+    route, arms = place.route, settled.arms
     works = any(arm.weight for arm in arms)
-    request, response = _edits(rule.filters)
-    name = f"{route.kind}/{route.key}"
-    for position, one in enumerate(matches):
+    request, response = _edits(place.rule.filters)
+    for position, one in enumerate(place.matches()):
         compiled = Rule(
-            name=f"{name}/{_rule_name(rule, index)}/{position}",
-            route=name,
+            name=f"{place.rule_id}/{position}",
+            route=f"{route.kind}/{route.key}",
             match=one.match,
             arms=arms,
             profile=one.profile if works else PickProfile.NONE,
-            timeout_ms=timeout_ms,
+            timeout_ms=place.timeout_ms(),
             request_headers=request,
             response_headers=response,
+            hash_header=terms.sticky_header,
+            hash_cookie=terms.sticky_cookie,
+            hash_salt=terms.sticky_salt,
             direct_status=0 if works else 503 if arms else 500,
             direct_reason="" if works else NO_WEIGHT if arms else NO_BACKEND,
+            mirror=settled.mirror,
+            variant=len(arms) > 1 or bool(one.match.headers or one.match.query),
         )
-        origin = Origin(created_us=route.created_us, route=route.key, kind=route.kind, rule=index, match=position)
+        origin = Origin(created_us=route.created_us, route=route.key, kind=route.kind, rule=place.index, match=position)
         yield RankedRule(specificity=one.specificity, origin=origin, rule=compiled)
+
+
+def _sticky(terms: RouteTerms) -> str:
+    """What a split is sticky by, in words."""
+    by = f"header {terms.sticky_header}" if terms.sticky_header else ""
+    by = f"cookie {terms.sticky_cookie}" if terms.sticky_cookie else by
+    return f"{by}, salt {terms.sticky_salt}" if by and terms.sticky_salt else by
 
 
 def _rule_name(rule: RouteRule, index: int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from pointsman.core.config import syntax
+from pointsman.core.config import route_annotations, syntax
 from pointsman.core.config.document import Path, shown
 from pointsman.core.config.meta import Duration, Hostname, Label, Name, Port, Resource
 from pointsman.core.config.regex import re2_complaint
@@ -231,16 +231,30 @@ class GRPCRouteSpec(RouteSpec, frozen=True, kw_only=True):
 class HTTPRoute(Resource, frozen=True, kw_only=True):
     """HTTP requests to pools."""
 
+    own_annotations: ClassVar[frozenset[str]] = route_annotations.ROUTE_ANNOTATIONS
     spec: HTTPRouteSpec
+
+    def complaints(self) -> Found:
+        matches = [match for one in self.spec.rules for match in one.matches]
+        return route_annotations.complaints(self.metadata.annotations, _matched_headers(matches))
 
 
 class GRPCRoute(Resource, frozen=True, kw_only=True):
     """gRPC calls to pools."""
 
+    own_annotations: ClassVar[frozenset[str]] = route_annotations.ROUTE_ANNOTATIONS
     spec: GRPCRouteSpec
+
+    def complaints(self) -> Found:
+        matches = [match for one in self.spec.rules for match in one.matches]
+        return route_annotations.complaints(self.metadata.annotations, _matched_headers(matches))
 
 
 Route = HTTPRoute | GRPCRoute
+
+
+def _matched_headers(matches: Iterable[HTTPMatch | GRPCMatch]) -> frozenset[str]:
+    return frozenset(header.name.lower() for match in matches for header in match.headers)
 
 
 def _rules(rules: Sequence[tuple[str, int]]) -> Found:
