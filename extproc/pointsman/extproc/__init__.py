@@ -9,6 +9,7 @@ The way of a request: `server` → `exchange` (protocol) → `request` (body) �
 `cost` → `pick`; its outcome comes back through `feedback` into `inflight`.
 """
 
+from pointsman.extproc.admission import Admission, Objective
 from pointsman.extproc.decision import Decision, PickRequest
 from pointsman.extproc.exchange import Exchange
 from pointsman.extproc.feedback import Feedback
@@ -19,9 +20,11 @@ from pointsman.extproc.scrape import ScrapeOptions, Scraper
 from pointsman.extproc.server import add_services
 
 __all__ = [
+    "Admission",
     "Decision",
     "Exchange",
     "Feedback",
+    "Objective",
     "PickPolicy",
     "PickRequest",
     "Picker",

@@ -52,8 +52,13 @@ class Adapters:
             if len(sent) > MAX_RECENT:
                 sent.popitem(last=False)
 
+    def unloaded(self, row: int) -> None:
+        """The engine restarted: it has loaded nothing, and lists what it listed until it says otherwise."""
+        self._sent.pop(row, None)
+        self.running(row, frozenset())
+
     def forget(self, row: int) -> None:
-        """The engine restarted, or the row is free."""
+        """The row is free."""
         for kept in (self._listed, self._running, self._sent):
             kept.pop(row, None)
         self._refresh()

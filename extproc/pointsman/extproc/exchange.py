@@ -134,7 +134,9 @@ class Exchange:
                 answers = self._chunk(message.request_body, read)
             case (Phase.COLLECT, "request_trailers"):
                 answers = self._whole(read, trailers=True)
-            case (Phase.RELAY | Phase.AWAIT_BODY, "request_trailers"):
+            case (Phase.AWAIT_BODY, "request_trailers"):
+                answers = self._bodyless()
+            case (Phase.RELAY, "request_trailers"):
                 answers = [replies.request_trailers_reply()]
             case (Phase.RELAY, "response_headers"):
                 answers = self._response_headers(message)
@@ -159,6 +161,12 @@ class Exchange:
         decision = self._pick(read or read_body(body.body, partial=not body.end_of_stream))
         self.phase = Phase.DONE
         return [self._refused(decision) or replies.body_reply(decision)]
+
+    def _bodyless(self) -> list[Response]:
+        """Trailers where a body was announced: there was none."""
+        decision = self._pick(NO_BODY)
+        self.phase = Phase.DONE
+        return [self._refused(decision) or replies.request_trailers_reply(decision)]
 
     def _headers(self, message: Request) -> list[Response]:
         mode = message.protocol_config.request_body_mode

@@ -257,7 +257,7 @@ class Picker:
         restarted = has_restarted(self._metrics.get(row), metrics)
         if restarted:
             self.index.forget(row)
-            self.adapters.forget(row)
+            self.adapters.unloaded(row)
         self.adapters.running(row, metrics.running_loras)
         self._metrics[row] = metrics
         table.seen_at_s[row] = self._clock.monotonic_s()

@@ -76,10 +76,12 @@ def streamed_request_body(body: bytes, *, end_of_stream: bool) -> list[ext_proc.
     return replies
 
 
-def request_trailers_reply() -> ext_proc.ProcessingResponse:
-    """Go on after the request trailers."""
+def request_trailers_reply(decision: Decision | None = None) -> ext_proc.ProcessingResponse:
+    """Go on after the request trailers, with the pick when it was made only now."""
     reply = ext_proc.ProcessingResponse()
     reply.request_trailers.SetInParent()
+    if decision is not None:
+        _add_metadata(reply, decision)
     return reply
 
 
