@@ -27,7 +27,7 @@ from pointsman.core import wire
 from pointsman.core.model import Gateway, Listener
 from pointsman.xds.generate.options import BuildOptions
 from pointsman.xds.generate.pieces import ads, any_of, boolean, extension, ms, socket, u32
-from pointsman.xds.generate.routes import BUFFER, EXT_PROC, route_config_name
+from pointsman.xds.generate.routes import BUFFER, EXT_PROC, VARIANT_NAMESPACE, route_config_name
 
 HCM: Final = "envoy.filters.network.http_connection_manager"
 ROUTER: Final = "envoy.filters.http.router"
@@ -35,6 +35,14 @@ ROUTER: Final = "envoy.filters.http.router"
 OWN_FLAGS: Final = ("UH", "UF", "UO", "NR", "URX", "NC", "UT", "DC", "UC", "UR", "DPE", "SI", "DT", "OM")
 """Response flags of answers that Envoy itself gives because no upstream did: no healthy host, connection failure,
 overflow, no route, retries spent, no cluster, timeouts, resets, protocol error, overload."""
+
+NO_ENDPOINT_FLAGS: Final = ("UH", "UF")
+"""Response flags of requests for which no endpoint was there: none healthy, none took the connection."""
+
+IS_VARIANT: Final = f"'{VARIANT_NAMESPACE}' in xds.route_metadata.filter_metadata"
+"""CEL: the rule's arms are variants (only those have metadata of ours)."""
+
+VARIANT_UNAVAILABLE: Final = "variant-unavailable"
 
 PICKER_FAILED: Final = "response.code_details.startsWith('ext_proc')"
 """CEL: the answer is Envoy's because ext_proc failed, and not one that the picker gave."""
@@ -157,14 +165,16 @@ def _local_replies() -> hcm.LocalReplyConfig:
     own = accesslog_pb2.AccessLogFilter()
     own.or_filter.filters.add().response_flag_filter.flags.extend(OWN_FLAGS)
     own.or_filter.filters.add().status_code_filter.CopyFrom(_status_is(413))
-    picker = accesslog_pb2.AccessLogFilter()
-    picker.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
-    picker.extension_filter.typed_config.CopyFrom(any_of(cel_pb2.ExpressionFilter(expression=PICKER_FAILED)))
+    variant = accesslog_pb2.AccessLogFilter()
+    variant.and_filter.filters.add().response_flag_filter.flags.extend(NO_ENDPOINT_FLAGS)
+    variant.and_filter.filters.append(_cel(IS_VARIANT))
     errors = accesslog_pb2.AccessLogFilter(status_code_filter=_status_at_least(400))
-    for condition, message in (
-        (own, "%LOCAL_REPLY_BODY%"),
-        (picker, "the endpoint picker gave no answer"),
-        (errors, ""),
+    for condition, message, reason in (
+        (variant, "no endpoint of this variant is available", VARIANT_UNAVAILABLE),
+        (own, "%LOCAL_REPLY_BODY%", _DETAILS),
+        (_cel(PICKER_FAILED), "the endpoint picker gave no answer", _DETAILS),
+        (variant, "", VARIANT_UNAVAILABLE),
+        (errors, "", _DETAILS),
     ):
         mapper = config.mappers.add()
         if message:
@@ -173,10 +183,20 @@ def _local_replies() -> hcm.LocalReplyConfig:
         else:
             mapper.filter.CopyFrom(condition)
         mapper.headers_to_add.add(
-            header=base_pb2.HeaderValue(key=wire.REASON_HEADER, value="%RESPONSE_CODE_DETAILS%"),
+            header=base_pb2.HeaderValue(key=wire.REASON_HEADER, value=reason),
             append_action=base_pb2.HeaderValueOption.ADD_IF_ABSENT,
         )
     return config
+
+
+_DETAILS: Final = "%RESPONSE_CODE_DETAILS%"
+
+
+def _cel(expression: str) -> accesslog_pb2.AccessLogFilter:
+    condition = accesslog_pb2.AccessLogFilter()
+    condition.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
+    condition.extension_filter.typed_config.CopyFrom(any_of(cel_pb2.ExpressionFilter(expression=expression)))
+    return condition
 
 
 def _not_grpc() -> accesslog_pb2.AccessLogFilter:

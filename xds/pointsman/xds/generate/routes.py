@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -34,6 +35,10 @@ from pointsman.xds.generate.pieces import any_of, boolean, header_options, ms, s
 
 EXT_PROC: Final = "envoy.filters.http.ext_proc"
 BUFFER: Final = "envoy.filters.http.buffer"
+
+VARIANT_NAMESPACE: Final = "pointsman"
+VARIANT_KEY: Final = "variant"
+"""Route metadata of rules whose arms are variants: an answer that no endpoint could give says so."""
 
 HEADERS_ONLY: Final = processing_mode_pb2.ProcessingMode(
     request_header_mode=processing_mode_pb2.ProcessingMode.SEND,
@@ -100,6 +105,8 @@ def _fill_route(
         _fill_answer(route, *answer)
         return
     _fill_action(route.route, rule, pools, options)
+    if rule.variant:
+        route.metadata.filter_metadata[VARIANT_NAMESPACE].update({VARIANT_KEY: True})
     if rule.profile is PickProfile.BODY:
         # A retry replays the body from this buffer; without the limit Envoy gives up the retry past 1 MiB.
         route.request_body_buffer_limit.value = options.max_prompt_bytes
@@ -126,7 +133,10 @@ def _fill_match(match: route_components_pb2.RouteMatch, rule: Rule) -> None:
     if parts.method:
         match.headers.add(name=":method", string_match=string_pb2.StringMatcher(exact=parts.method))
     for header in parts.headers:
-        match.headers.add(name=header.name, string_match=_string_match(header))
+        if header.type is MatchType.PRESENT:
+            match.headers.add(name=header.name, present_match=True, invert_match=header.invert)
+        else:
+            match.headers.add(name=header.name, string_match=_string_match(header), invert_match=header.invert)
     for parameter in parts.query:
         match.query_parameters.add(name=parameter.name, string_match=_string_match(parameter))
     if is_grpc(rule):
@@ -161,8 +171,8 @@ def _fill_action(
     weighted = action.weighted_clusters
     for arm in rule.arms:
         _fill_arm(weighted.clusters.add(), arm, rule.profile, pools.get(arm.pool))
-    if rule.hash_header:
-        action.hash_policy.add().header.header_name = rule.hash_header
+    if rule.hash_header or rule.hash_cookie:
+        fill_hash_policy(action.hash_policy.add(), rule)
         weighted.use_hash_policy.value = True
     action.timeout.CopyFrom(ms(rule.timeout_ms))
     action.idle_timeout.CopyFrom(ms(rule.idle_timeout_ms))
@@ -170,6 +180,29 @@ def _fill_action(
         # 0: the client's grpc-timeout holds, whatever it is.
         action.max_stream_duration.grpc_timeout_header_max.CopyFrom(ms(0))
     action.retry_policy.CopyFrom(_retry_policy(rule, options))
+
+
+def fill_hash_policy(policy: route_components_pb2.RouteAction.HashPolicy, rule: Rule) -> None:
+    """What decides the arm of a sticky split: `pointsman.core.buckets` computes the same.
+
+    Envoy hashes the value of a header with xxHash64 and takes it modulo the sum of the weights; without the header the
+    arm is random. It knows no salt, but a header may be rewritten before it is hashed: the salt is put in front, and a
+    cookie is cut out of its header. (Cookies that are hashed as such can't be rewritten.) A salted cookie split takes
+    the whole cookie header of clients that have other cookies only.
+    """
+    if rule.hash_cookie and not rule.hash_salt:
+        policy.cookie.name = rule.hash_cookie
+        return
+    policy.header.header_name = rule.hash_header or "cookie"
+    if not rule.hash_salt:
+        return
+    rewrite = policy.header.regex_rewrite
+    if rule.hash_cookie:
+        rewrite.pattern.regex = rf"^(?:.*;\s*)?{re.escape(rule.hash_cookie)}=\"?([^;\"]*)\"?(?:;.*)?$"
+        rewrite.substitution = rf"{rule.hash_salt}:\1"
+    else:
+        rewrite.pattern.regex = "^.*$"
+        rewrite.substitution = rf"{rule.hash_salt}:\0"
 
 
 def _fill_arm(
