@@ -1,0 +1,52 @@
+"""Can the canary carry the next step? Judged from what both pools carry now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pointsman.core.model import TOTAL_WEIGHT
+from pointsman.rollout.analysis import CheckResult, Verdict
+from pointsman.rollout.spec import CapacityGate
+
+NAME = "capacity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLoad:
+    """What a pool carries. `endpoints` are those that take requests; `in_flight` requests run or wait.
+
+    `kv_used_tokens` of `kv_tokens` hold the endpoints' KV caches; None where no scrape told.
+    """
+
+    endpoints: int
+    in_flight: int
+    kv_used_tokens: float | None = None
+    kv_tokens: float | None = None
+
+
+def room(gate: CapacityGate, stable: PoolLoad, canary: PoolLoad, next_weight: int) -> CheckResult:
+    """Whether the canary keeps the gate's free share when it gets `next_weight` of what both pools carry now.
+
+    Requests in flight and tokens in caches are taken to follow the weight. The fullest of what is known counts; with
+    nothing known there is no verdict, and the rollout holds.
+    """
+    if not canary.endpoints:
+        return _result(Verdict.BAD, "the canary has no ready endpoint")
+    share = next_weight / TOTAL_WEIGHT
+    uses: list[tuple[float, str]] = []
+    if gate.slots_per_endpoint:
+        slots = canary.endpoints * gate.slots_per_endpoint
+        wanted = (stable.in_flight + canary.in_flight) * share
+        uses.append((wanted / slots, f"{wanted:.0f} of {slots} requests at once"))
+    if canary.kv_tokens and canary.kv_used_tokens is not None and stable.kv_used_tokens is not None:
+        wanted = (stable.kv_used_tokens + canary.kv_used_tokens) * share
+        uses.append((wanted / canary.kv_tokens, f"{wanted:.0f} of {canary.kv_tokens:.0f} tokens of KV cache"))
+    if not uses:
+        return _result(Verdict.NO_DATA, "neither slotsPerEndpoint nor the size of the KV caches is known")
+    use, text = max(uses)
+    verdict = Verdict.GOOD if use <= 1.0 - gate.min_free else Verdict.BAD
+    return _result(verdict, f"it would use {use * 100:.0f} % ({text}), {gate.min_free * 100:.0f} % must stay free", use)
+
+
+def _result(verdict: Verdict, why: str, use: float | None = None) -> CheckResult:
+    return CheckResult(name=NAME, verdict=verdict, why=why, canary=use)

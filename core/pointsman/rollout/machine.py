@@ -1,0 +1,405 @@
+"""The rollout as a state machine: `step(state, event, now_s) -> (state, effects)`, pure.
+
+    Progressing ──► Paused / Holding ──► … ──► Promoting ──► Completed
+         └───────────────┴───────────────────────┴──► Aborting ──► Aborted
+
+What always holds: the canary never has more than the weight of the step it is in; without data nothing advances; from
+every phase an abort ends at weight 0; whoever saves the state before he acts on the effects can be killed anywhere and
+goes on with `resume`. Bad checks roll back in every active phase, also while a person is waited for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from pointsman.core.model import TOTAL_WEIGHT
+from pointsman.rollout.analysis import CheckResult, Verdict
+from pointsman.rollout.spec import Mode, OnNoData, RolloutSpec, Strategy
+from pointsman.rollout.state import (
+    Command,
+    Effect,
+    Event,
+    NewEvidence,
+    Phase,
+    Programmed,
+    Report,
+    RolloutError,
+    SetWeight,
+    SpecChanged,
+    State,
+    Tick,
+    Verb,
+)
+
+Result = tuple[State, list[Effect]]
+
+MAX_GAP_INTERVALS: Final = 3.0
+"""A longer silence between two ticks (a restart, a frozen process, a clock that was set) does not count as watched."""
+
+WAITS: Final = "waits for"
+
+
+def begin(spec: RolloutSpec, now_s: float, *, attempt: int = 1, why: str = "") -> Result:
+    """A new rollout at its first step; one that the manifest pauses waits before it, at weight 0."""
+    state = State(spec=spec, attempt=attempt, started_s=now_s, changed_s=now_s, ticked_s=now_s)
+    if spec.paused:
+        state = msgspec.structs.replace(
+            state, phase=Phase.PAUSED, begun=False, programmed=_is_dry(spec), why="paused by the manifest (spec.paused)"
+        )
+        return state, [Report(what="paused", why=state.why), NewEvidence(), *_weights(state)]
+    return _enter(state, 0, now_s, why or "the rollout began")
+
+
+def resume(state: State) -> list[Effect]:
+    """What is to be done after a restart: the saved weight is put in force again, and nothing else."""
+    return _weights(state)
+
+
+def step(state: State, event: Event, now_s: float) -> Result:
+    """What comes of an event at wall time `now_s`.
+
+    Raises:
+        RolloutError: the command makes no sense now.
+    """
+    match event:
+        case Tick():
+            return _tick(state, event, now_s)
+        case Programmed():
+            return _programmed(state, event, now_s)
+        case SpecChanged():
+            return _spec_changed(state, event.spec, now_s)
+        case Command():
+            return _command(state, event, now_s)
+
+
+def _tick(state: State, tick: Tick, now_s: float) -> Result:
+    gap_s = now_s - state.ticked_s
+    watched_s = gap_s if 0 < gap_s <= MAX_GAP_INTERVALS * state.spec.interval_s else 0.0
+    state = msgspec.structs.replace(state, ticked_s=now_s, results=tick.results)
+    if not state.active:
+        return state, []
+    if not state.begun:
+        return (state, []) if state.spec.paused else _enter(state, 0, now_s, "the rollout began")
+    if state.programmed:
+        state = msgspec.structs.replace(state, observed_s=state.observed_s + watched_s, requests=tick.requests)
+        state = _judged(state, tick.results)
+    if (failed := _failed(state)) is not None:
+        why = f"check {failed.name} failed: {failed.why}"
+        if state.spec.mode is not Mode.MANUAL:
+            return _abort(state, now_s, why, "")
+        if not state.approved:
+            return _wait(state, Phase.PAUSED, now_s, f"{why}; mode Manual: `abort` rolls back")
+    return _advance(state, tick, now_s)
+
+
+def _judged(state: State, results: tuple[CheckResult, ...]) -> State:
+    streaks = {r.name: state.streaks.get(r.name, 0) + 1 for r in results if r.verdict is Verdict.BAD}
+    now_bad = streaks.keys()
+    good = {r.name for r in results if r.verdict is Verdict.GOOD}
+    passed = tuple(
+        check.name
+        for check in state.spec.checks
+        if check.name not in now_bad and (check.name in good or check.name in state.passed)
+    )
+    return msgspec.structs.replace(state, streaks=streaks, passed=passed)
+
+
+def _failed(state: State) -> CheckResult | None:
+    """The first check that was bad more often in a row than is forgiven."""
+    limits = {check.name: check.failure_limit for check in state.spec.checks}
+    return next(
+        (
+            result
+            for result in state.results
+            if result.name in limits and state.streaks.get(result.name, 0) > limits[result.name]
+        ),
+        None,
+    )
+
+
+def _advance(state: State, tick: Tick, now_s: float) -> Result:
+    """Go on to the next step if nothing keeps the rollout in this one."""
+    keeps = _keeps(state)
+    if keeps is not None:
+        phase, why = keeps
+        if phase is Phase.ABORTING:
+            return _abort(state, now_s, why, "")
+        return _wait(state, phase, now_s, why)
+    if state.last_step:
+        return _complete(state, now_s)
+    if tick.room is not None and tick.room.verdict is not Verdict.GOOD:
+        weight = _percent(state.spec.steps[state.step + 1].weight)
+        return _wait(state, Phase.HOLDING, now_s, f"no room for {weight}: {tick.room.why}")
+    if state.spec.capacity is not None and tick.room is None:
+        return _wait(state, Phase.HOLDING, now_s, "the canary's capacity is not known")
+    return _enter(state, state.step + 1, now_s, _passed_because(state))
+
+
+def _passed_because(state: State) -> str:
+    if state.approved:
+        return state.why
+    if lacking := _open_checks(state):
+        return f"the step passed without enough data: {'; '.join(lacking)}"
+    return "the step passed"
+
+
+def _keeps(state: State) -> tuple[Phase, str] | None:
+    """What the rollout waits for, and the phase to wait in; None when it may go on."""
+    running = Phase.PROMOTING if _all_in(state) else Phase.PROGRESSING
+    if (stopped := _stopped(state)) is not None:
+        return Phase.PAUSED, stopped
+    if not state.programmed:
+        return running, state.why if state.why.startswith(WAITS) else f"{WAITS} gateways"
+    if state.approved:
+        return None
+    if (wanted := _wants_person(state)) is not None:
+        return Phase.PAUSED, wanted
+    left_s = state.current.pause_s - state.observed_s
+    if left_s > 0:
+        return running, f"{_seconds(left_s)} of the step are left"
+    return _lacks(state, running)
+
+
+def _stopped(state: State) -> str | None:
+    if state.spec.paused:
+        return "paused by the manifest (spec.paused)"
+    return f"paused by {state.held_by}" if state.held_by else None
+
+
+def _wants_person(state: State) -> str | None:
+    if state.current.manual:
+        return "the step waits for `promote`"
+    if state.spec.mode is Mode.MANUAL and not (state.last_step and _all_in(state)):
+        return "mode Manual: waits for `promote`"
+    return None
+
+
+def _lacks(state: State, running: Phase) -> tuple[Phase, str] | None:
+    """What is missing although the step's time is over."""
+    spec, current = state.spec, state.current
+    if _all_in(state) and not current.pause_s and not current.min_requests:
+        return None  # nobody asked for it to be watched at 100 %
+    if state.streaks:
+        name = next(iter(state.streaks))
+        return running, f"check {name} is bad, {state.streaks[name]} in a row"
+    lacks = [] if spec.on_no_data is OnNoData.CONTINUE else _open_checks(state)
+    if state.requests < current.min_requests:
+        lacks.insert(0, f"{state.requests} of {current.min_requests} requests")
+    if not lacks:
+        return None
+    phase = Phase.ABORTING if spec.on_no_data is OnNoData.ABORT else Phase.HOLDING
+    return phase, f"too little data: {'; '.join(lacks)}"
+
+
+def _open_checks(state: State) -> list[str]:
+    """Checks that have not passed in this step, with what they said last."""
+    said = {result.name: result for result in state.results}
+    found = []
+    for check in state.spec.checks:
+        if check.name in state.passed or not _applies(state, check.name):
+            continue
+        result = said.get(check.name)
+        found.append(f"{check.name}: {result.why if result else 'no answer yet'}")
+    return found
+
+
+def _applies(state: State, name: str) -> bool:
+    """Nothing is asked of a canary that has no requests by design: a step of weight 0 looks at outside checks only."""
+    asked_of_requests = {check.name for check in state.spec.request_checks}
+    return state.weight > 0 or name not in asked_of_requests
+
+
+def _enter(state: State, number: int, now_s: float, why: str) -> Result:
+    weight = state.spec.steps[number].weight
+    place = f"step {number + 1} of {len(state.spec.steps)}, {_percent(weight)}"
+    state = msgspec.structs.replace(
+        state,
+        phase=Phase.PROMOTING if _all_in_at(state, number) else Phase.PROGRESSING,
+        begun=True,
+        step=number,
+        weight=weight,
+        programmed=_is_dry(state.spec),
+        observed_s=0.0,
+        requests=0,
+        approved=False,
+        passed=(),
+        streaks={},
+        results=(),
+        why=f"{WAITS} gateways",
+        changed_s=now_s,
+    )
+    return state, [Report(what=place, why=why), NewEvidence(), *_weights(state)]
+
+
+def _complete(state: State, now_s: float) -> Result:
+    shadow = state.spec.strategy is Strategy.SHADOW
+    why = "the shadow run is over, nothing is mirrored any more" if shadow else "the canary has all requests"
+    state = msgspec.structs.replace(
+        state, phase=Phase.COMPLETED, weight=0 if shadow else state.weight, why=why, changed_s=now_s, streaks={}
+    )
+    return state, [Report(what="completed", why=why), *(_weights(state) if shadow else [])]
+
+
+def _abort(state: State, now_s: float, why: str, by: str) -> Result:
+    state = msgspec.structs.replace(
+        state,
+        phase=Phase.ABORTED if _is_dry(state.spec) else Phase.ABORTING,
+        begun=True,
+        weight=0,
+        programmed=_is_dry(state.spec),
+        approved=False,
+        held_by="",
+        why=why,
+        changed_s=now_s,
+    )
+    return state, [Report(what="rolled back", why=why, by=by), *_weights(state)]
+
+
+def _wait(state: State, phase: Phase, now_s: float, why: str) -> Result:
+    if state.phase is phase:
+        return msgspec.structs.replace(state, why=why), []
+    told: list[Effect] = [Report(what=phase.value.lower(), why=why)] if phase in {Phase.PAUSED, Phase.HOLDING} else []
+    return msgspec.structs.replace(state, phase=phase, why=why, changed_s=now_s), told
+
+
+def _programmed(state: State, event: Programmed, now_s: float) -> Result:
+    if event.weight != state.weight:
+        return state, []  # of a weight that is no longer wanted
+    if event.missing:
+        why = f"{WAITS} gateways: {', '.join(event.missing)}"
+        return (state if state.programmed else msgspec.structs.replace(state, why=_but(state, why))), []
+    if state.phase is Phase.ABORTING:
+        return msgspec.structs.replace(state, phase=Phase.ABORTED, programmed=True, changed_s=now_s), [
+            Report(what="aborted", why=state.why)
+        ]
+    return (state if state.programmed else msgspec.structs.replace(state, programmed=True)), []
+
+
+def _but(state: State, why: str) -> str:
+    """The reason of an abort is kept while gateways are waited for."""
+    return state.why if state.phase is Phase.ABORTING else why
+
+
+def _spec_changed(state: State, spec: RolloutSpec, now_s: float) -> Result:
+    if _is_dry(spec) and not _is_dry(state.spec) and state.weight and spec.identity == state.spec.identity:
+        # Real weights are in force, and nobody asked for another change of them: the next rollout will be dry.
+        spec = msgspec.structs.replace(spec, mode=state.spec.mode)
+    if spec == state.spec:
+        return state, []
+    if spec.identity != state.spec.identity:
+        return begin(spec, now_s, why="the policy names another release")
+    if _is_dry(spec) is not _is_dry(state.spec):
+        return begin(spec, now_s, why="a dry run" if _is_dry(spec) else "the dry run is over")
+    return _edited(state, spec, now_s)
+
+
+def _edited(state: State, spec: RolloutSpec, now_s: float) -> Result:
+    """Edited while it runs: if the steps moved, it is in the last one that asks for no more than what is in force."""
+    number = min(state.step, len(spec.steps) - 1)
+    if state.active and state.begun and spec.steps[number].weight != state.weight:
+        fitting = [i for i, one in enumerate(spec.steps) if one.weight <= state.weight]
+        changed = msgspec.structs.replace(state, spec=spec)
+        return _enter(changed, fitting[-1] if fitting else 0, now_s, "the steps were edited")
+    kept = {check.name for check in spec.checks if _same_check(state.spec, spec, check.name)}
+    state = msgspec.structs.replace(
+        state,
+        spec=spec,
+        step=number,
+        passed=tuple(name for name in state.passed if name in kept),
+        streaks={name: count for name, count in state.streaks.items() if name in kept},
+    )
+    return state, [Report(what="policy edited", why="the manifest changed")]
+
+
+def _same_check(before: RolloutSpec, after: RolloutSpec, name: str) -> bool:
+    old = next((check for check in before.checks if check.name == name), None)
+    return old == next((check for check in after.checks if check.name == name), None)
+
+
+def _command(state: State, command: Command, now_s: float) -> Result:
+    said = f"{command.verb.value} by {command.by}" + (f": {command.reason}" if command.reason else "")
+    match command.verb:
+        case Verb.ABORT:
+            _need(state.active, state, "abort", "`undo` takes a completed one back")
+            return _abort(state, now_s, said, command.by)
+        case Verb.UNDO:
+            _need(state.phase not in {Phase.ABORTED, Phase.ABORTING}, state, "undo", "`retry` starts again")
+            _need(state.spec.strategy is not Strategy.SHADOW or state.active, state, "undo", "it left nothing behind")
+            return _abort(state, now_s, said, command.by)
+        case Verb.RETRY:
+            _need(state.phase is Phase.ABORTED, state, "retry", "only an aborted one can be tried again")
+            return begin(state.spec, now_s, attempt=state.attempt + 1, why=said)
+        case Verb.PAUSE:
+            _need(state.active, state, "pause", "it does not change any more")
+            held = msgspec.structs.replace(state, held_by=command.by, approved=False)
+            return _told(_wait(held, Phase.PAUSED, now_s, said), said, command.by)
+        case Verb.RESUME:
+            _need(state.active, state, "resume", "`retry` starts an aborted one again")
+            if state.spec.paused:
+                raise RolloutError("the manifest pauses this rollout: set spec.paused to false there")
+            _need(bool(state.held_by), state, "resume", "nobody paused it; `promote` ends a step that waits")
+            phase = Phase.PROMOTING if _all_in(state) else Phase.PROGRESSING
+            free = msgspec.structs.replace(state, held_by="", phase=phase, why=said, changed_s=now_s)
+            return free, [Report(what="resumed", why=said, by=command.by)]
+        case Verb.PROMOTE | Verb.PROMOTE_FULL:
+            return _promote(state, command, said, now_s)
+
+
+def _promote(state: State, command: Command, said: str, now_s: float) -> Result:
+    _need(state.active, state, "promote", "`retry` starts an aborted one again")
+    if state.spec.paused:
+        raise RolloutError("the manifest pauses this rollout: set spec.paused to false there")
+    if command.verb is Verb.PROMOTE_FULL and not state.last_step:
+        free = msgspec.structs.replace(state, held_by="")
+        return _told(_enter(free, len(state.spec.steps) - 1, now_s, said), said, command.by)
+    approved = msgspec.structs.replace(
+        state,
+        approved=True,
+        held_by="",
+        phase=Phase.PROMOTING if _all_in(state) else Phase.PROGRESSING,
+        why=said,
+        changed_s=now_s,
+    )
+    return approved, [Report(what="promoted", why=said, by=command.by)]
+
+
+def _told(result: Result, said: str, by: str) -> Result:
+    state, effects = result
+    reports = [effect for effect in effects if isinstance(effect, Report)]
+    named: list[Effect] = [Report(what=reports[0].what if reports else "noted", why=said, by=by)]
+    return state, named + [effect for effect in effects if not isinstance(effect, Report)]
+
+
+def _need(condition: bool, state: State, verb: str, mend: str) -> None:
+    if not condition:
+        raise RolloutError(f"{state.spec.name} is {state.phase.value}: it can't {verb}; {mend}")
+
+
+def _weights(state: State) -> list[Effect]:
+    return [] if _is_dry(state.spec) else [SetWeight(weight=state.weight)]
+
+
+def _is_dry(spec: RolloutSpec) -> bool:
+    return spec.mode is Mode.DRY_RUN
+
+
+def _all_in(state: State) -> bool:
+    return _all_in_at(state, state.step)
+
+
+def _all_in_at(state: State, number: int) -> bool:
+    return state.spec.strategy is not Strategy.SHADOW and state.spec.steps[number].weight == TOTAL_WEIGHT
+
+
+def _percent(weight: int) -> str:
+    return f"{weight * 100 / TOTAL_WEIGHT:g} %"
+
+
+def _seconds(seconds: float) -> str:
+    whole = max(1, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if count]
+    return "".join(parts)
