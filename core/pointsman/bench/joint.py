@@ -171,9 +171,16 @@ class Joint:
             attempts=1,
         )
         at_ms += self._wiring.buffer_ms
-        if at_ms > self._world.now_ms:
+        if not ended and at_ms > self._world.now_ms:
+            self._world.later(at_ms, lambda: self._deliver_if_running(arrival, entry))
+        elif at_ms > self._world.now_ms:
             self._world.later(at_ms, lambda: self._deliver(arrival.gateway, entry))
         else:
+            self._deliver(arrival.gateway, entry)
+
+    def _deliver_if_running(self, arrival: Arrival, entry: Feedback) -> None:
+        """A request that has ended meanwhile had no other entry than its last."""
+        if arrival.id in self._picks:
             self._deliver(arrival.gateway, entry)
 
     def _deliver(self, gateway: int, entry: Feedback) -> None:
