@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from pointsman.core.grpc_health import GrpcHealth
 from pointsman.core.model import (
     Endpoint,
     Gateway,
@@ -82,6 +83,7 @@ class ControlPlane:
     async def __aenter__(self) -> ControlPlane:
         self.server = grpc.aio.server()
         self.xds.add_to(self.server)
+        GrpcHealth().add_to(self.server)
         self.port = self.server.add_insecure_port(f"127.0.0.1:{self._port}")
         await self.server.start()
         return self

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
+from pointsman.app.admin_token import bearer_token
+
 Json = dict[str, Any]
+
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+"""What load balancers and kubelets ask; it tells nothing of the fleet."""
 
 
 class StatusSource(Protocol):
@@ -28,8 +35,10 @@ class StatusSource(Protocol):
         """A recent pick with its candidates, terms and reasons; by our pick id or by the request id."""
 
 
-def admin_application(source: StatusSource, registry: CollectorRegistry) -> web.Application:
-    """The routes of the admin server.
+def admin_application(
+    source: StatusSource, registry: CollectorRegistry, *, token_file: Path | None = None
+) -> web.Application:
+    """The routes of the admin server; with `token_file` every path but the first two needs its bearer token.
 
     | path | answer |
     |---|---|
@@ -64,7 +73,7 @@ def admin_application(source: StatusSource, registry: CollectorRegistry) -> web.
 
         return handler
 
-    application = web.Application()
+    application = web.Application(middlewares=[bearer_token(token_file, OPEN_PATHS)] if token_file else [])
     application.add_routes(
         [
             web.get("/healthz", healthz),
@@ -81,10 +90,13 @@ def admin_application(source: StatusSource, registry: CollectorRegistry) -> web.
 class AdminServer:
     """The admin application on an address of its own; `url` is known after `start`."""
 
-    def __init__(self, application: web.Application, *, address: str, port: int) -> None:
+    def __init__(
+        self, application: web.Application, *, address: str, port: int, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._runner = web.AppRunner(application, access_log=None)
         self._address = address
         self._port = port
+        self._tls = tls
         self.url = ""
 
     async def start(self) -> None:
@@ -94,9 +106,10 @@ class AdminServer:
             OSError: the address cannot be bound.
         """
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._address, self._port).start()
+        await web.TCPSite(self._runner, self._address, self._port, ssl_context=self._tls).start()
         address, port = self._runner.addresses[0][:2]
-        self.url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+        scheme = "https" if self._tls else "http"
+        self.url = f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
 
     async def stop(self) -> None:
         """Stop listening and close all connections."""

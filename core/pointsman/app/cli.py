@@ -11,6 +11,7 @@ from pointsman.app.version import VERSION
 
 COMMANDS: Final = {
     "bootstrap": "pointsman.app.commands.bootstrap:bootstrap",
+    "certs": "pointsman.app.commands.certs:certs",
     "render": "pointsman.app.commands.render:render",
     "replay": "pointsman.replay.cli:replay_command",
     "sim": "pointsman.app.commands.sim:sim",

@@ -14,17 +14,23 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.admin import AdminServer, admin_application
-from pointsman.app.ports import PortError, Wanted, check_free, is_loopback
+from pointsman.app.admin_token import read_token
+from pointsman.app.identity import Guard
+from pointsman.app.ports import PortError, Wanted, check_free, is_loopback, is_wildcard
 from pointsman.app.status import FleetStatus
+from pointsman.app.stream_age import STREAM_AGE_S, StreamAge, connection_options
+from pointsman.app.tls import Certificates, TlsFiles
 from pointsman.core import defaults
 from pointsman.core.clock import SystemClock
 from pointsman.core.compile import compile_plan
 from pointsman.core.config import ConfigWatcher, Manifests, load
 from pointsman.core.errors import ConfigError, PointsmanError
+from pointsman.core.grpc_health import GrpcHealth
 from pointsman.core.model import Plan
 from pointsman.core.snapshot import PlanHolder
-from pointsman.extproc import Picker, PickPolicy, Scraper, add_services
-from pointsman.xds import BuildOptions, XdsServer
+from pointsman.extproc import Picker, PickPolicy, Scraper, add_health, add_services
+from pointsman.xds import BuildOptions, GatewayTls, XdsServer
+from pointsman.xds.server import AGGREGATED
 
 log = structlog.get_logger()
 
@@ -44,7 +50,12 @@ STOP_GRACE_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlPlaneOptions:
-    """What the user chose. Ports of 0 are any free port."""
+    """What the user chose. Ports of 0 are any free port.
+
+    `tls` demands client certificates on the gRPC port and encrypts the admin API where others reach it; with
+    `trust_domain` SPIFFE ids of other domains count for nothing. `pickers` (host, port) are what gateways are told, in
+    order of preference; none: our own gRPC address. `stream_age_s`: see `stream_age`.
+    """
 
     config: Path
     grpc_address: str = defaults.LOOPBACK
@@ -52,6 +63,11 @@ class ControlPlaneOptions:
     admin_address: str = defaults.LOOPBACK
     admin_port: int = defaults.ADMIN_PORT
     allow_plaintext: bool = False
+    tls: TlsFiles | None = None
+    trust_domain: str = ""
+    admin_token_file: Path | None = None
+    pickers: tuple[tuple[str, int], ...] = ()
+    stream_age_s: float = STREAM_AGE_S
     policy: PickPolicy = PickPolicy.JOINT
 
     def wanted_ports(self) -> list[Wanted]:
@@ -69,17 +85,31 @@ class ControlPlaneOptions:
         ]
 
     def check(self) -> None:
-        """Refuse what would let strangers in.
+        """Refuse what would let strangers in, or leave gateways without a picker.
 
         Raises:
-            PortError: an address that others reach, without the flag that allows it.
+            PortError: an address that others reach, without what protects it.
+            TokenError: the token file cannot be used.
         """
         for name, address in (("--grpc-address", self.grpc_address), ("--admin-address", self.admin_address)):
-            if not is_loopback(address) and not self.allow_plaintext:
+            if not is_loopback(address) and self.tls is None and not self.allow_plaintext:
                 raise PortError(
                     f"{name} {address} is reachable from other machines, without encryption or identity; "
-                    "keep it on 127.0.0.1 or say --allow-plaintext if the network is yours alone"
+                    "keep it on 127.0.0.1, or give --tls-cert, --tls-key and --tls-client-ca, "
+                    "or say --allow-plaintext if the network is yours alone"
                 )
+        if not is_loopback(self.admin_address) and self.admin_token_file is None:
+            raise PortError(
+                f"--admin-address {self.admin_address} is reachable from other machines: the admin API needs "
+                "--admin-token-file there"
+            )
+        if self.admin_token_file is not None:
+            read_token(self.admin_token_file)
+        if is_wildcard(self.grpc_address) and not self.pickers:
+            raise PortError(
+                f"gateways cannot reach their picker at {self.grpc_address}: say --picker HOST:PORT with an address "
+                "of this machine that they can reach"
+            )
 
 
 class ControlPlane:
@@ -97,6 +127,8 @@ class ControlPlane:
         self.holder = PlanHolder()
         self.registry = CollectorRegistry()
         self.picker = Picker(self._clock, policy=options.policy)
+        self.health = GrpcHealth()
+        self.tls: Certificates | None = None
         self.grpc_port = 0
         self.admin_url = ""
 
@@ -105,6 +137,8 @@ class ControlPlane:
         options.check()
         check_free(options.wanted_ports())
         plan = compile_plan(load(options.config))  # before anything listens: a bad folder starts nothing
+        if options.tls is not None:
+            self.tls = Certificates(options.tls, self.registry, self._clock)
         async with AsyncExitStack() as stack:
             await self._serve_grpc(stack)
             self.status = FleetStatus(
@@ -114,9 +148,14 @@ class ControlPlane:
                 folder=options.config,
                 registry=self.registry,
                 clock=self._clock,
+                tls=self.tls,
             )
+            open_to_others = not is_loopback(options.admin_address)
             admin = AdminServer(
-                admin_application(self.status, self.registry), address=options.admin_address, port=options.admin_port
+                admin_application(self.status, self.registry, token_file=options.admin_token_file),
+                address=options.admin_address,
+                port=options.admin_port,
+                tls=self.tls.admin_context() if self.tls is not None and open_to_others else None,
             )
             stack.push_async_callback(admin.stop)
             await admin.start()
@@ -125,29 +164,53 @@ class ControlPlane:
             watcher = ConfigWatcher(options.config, on_good=self._on_manifests, on_bad=self._on_bad)
             self._run_beside(stack, "configuration watcher", watcher.run())
             self._run_beside(stack, "scraper", Scraper(self.picker, self.holder).run())
+            if self.tls is not None:
+                self._run_beside(stack, "certificate watcher", self.tls.run())
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.health.drain()
         await self._stack.aclose()
 
     async def _serve_grpc(self, stack: AsyncExitStack) -> None:
         options = self._options
-        server = grpc.aio.server(options=GRPC_OPTIONS)
+        guard = None if self.tls is None else Guard(self.registry, trust_domain=options.trust_domain)
+        server = grpc.aio.server(
+            options=(*GRPC_OPTIONS, *connection_options(options.stream_age_s)),
+            # The guard is asked first: who may not call a service opens no stream that could grow old.
+            interceptors=[*([guard] if guard else []), StreamAge(options.stream_age_s)],
+        )
         address = f"[{options.grpc_address}]" if ":" in options.grpc_address else options.grpc_address
         try:
-            self.grpc_port = server.add_insecure_port(f"{address}:{options.grpc_port}")
+            self.grpc_port = self._bind(server, f"{address}:{options.grpc_port}")
         except RuntimeError as error:
             raise PortError(f"the gRPC server cannot listen on {address}:{options.grpc_port}: {error}") from error
+        (picker_address, picker_port), *standbys = options.pickers or ((options.grpc_address, self.grpc_port),)
         self.xds = XdsServer(
             self.holder,
-            BuildOptions(picker_address=options.grpc_address, picker_port=self.grpc_port),
+            BuildOptions(
+                picker_address=picker_address,
+                picker_port=picker_port,
+                picker_standbys=tuple(standbys),
+                picker_tls=None if self.tls is None else GatewayTls(),
+                picker_health_check=True,
+            ),
             self.registry,
+            allowed=guard.gateways if guard else None,
         )
         self.xds.add_to(server)
         add_services(server, self.picker, self.registry)
+        self.health.add_to(server)
+        self.health.serve_from_first_plan(self.holder, [AGGREGATED[0]])
+        add_health(server, self.holder, self.health)
         await server.start()
         stack.push_async_callback(server.stop, STOP_GRACE_S)
+
+    def _bind(self, server: grpc.aio.Server, address: str) -> int:
+        if self.tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self.tls.grpc_credentials())
 
     def _run_beside(self, stack: AsyncExitStack, name: str, work: Coroutine[None, None, None]) -> None:
         """Run `work` until the control plane stops; that it ends earlier is a defect and is logged as such."""

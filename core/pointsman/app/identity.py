@@ -17,7 +17,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry, Counter
 log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not subscriptable when it runs
 
 _SPIFFE: Final = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]+)/(?P<path>[A-Za-z0-9._/-]+)")
 _GATEWAY_PATH: Final = re.compile(r"ns/(?P<namespace>[^/]+)/gateway/(?P<name>[^/]+)")

@@ -58,6 +58,14 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def is_wildcard(address: str) -> bool:
+    """Whether `address` means every address of this machine, so that nobody can connect to it by that name."""
+    try:
+        return ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        return False
+
+
 def _refusal(address: str, port: int) -> str:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
+from pointsman.app.tls import Certificates
 from pointsman.app.version import VERSION
 from pointsman.core.clock import Clock
 from pointsman.core.errors import ConfigError, PointsmanError
@@ -33,7 +34,9 @@ class FleetStatus:
         folder: Path,
         registry: CollectorRegistry,
         clock: Clock,
+        tls: Certificates | None = None,
     ) -> None:
+        self._tls = tls
         self._holder = holder
         self._picker = picker
         self._xds = xds
@@ -114,6 +117,7 @@ class FleetStatus:
             "accepted": self._accepted,
             "loaded_at": _timestamp(self._loaded_at_s),
             "problems": _problems(self._error),
+            "tls": None if self._tls is None else self._tls.status(),
         }
 
     def _gateway(self, gateway: Gateway) -> Json:

@@ -4,7 +4,9 @@ What others call (everything else may change):
 
 - `build_resources(gateway, options, *, sites=(), cache=None) -> Resources`: pure; type URL → name → `Resource`.
 - `BuildOptions`: every number in the generated configuration, with its reason.
-- `bootstrap(node_id, node_cluster, locality, xds_addresses, admin_address, admin_port, delta=False) -> dict`.
+- `bootstrap(node_id, node_cluster, locality, xds_addresses, admin_address, admin_port, delta=False, lrs=False,
+  tls=None) -> dict`.
+- `gateway_secrets(certificate, key, ca, server_name)`: the files that a bootstrap with TLS refers to.
 - `render(resources) -> dict`: the resources as JSON; `static_bootstrap(resources) -> dict`: a complete static
   configuration for `envoy --mode validate`.
 - `XdsServer(holder, options, registry)`: the gRPC services. `.add_to(server)` before the server starts;
@@ -12,7 +14,7 @@ What others call (everything else may change):
   connected proxies are.
 """
 
-from pointsman.xds.bootstrap import bootstrap
+from pointsman.xds.bootstrap import bootstrap, gateway_secrets
 from pointsman.xds.build import BuildCache, BuildOptions, build_resources
 from pointsman.xds.convergence import Convergence
 from pointsman.xds.generate.options import GatewayTls
@@ -30,6 +32,7 @@ __all__ = [
     "XdsServer",
     "bootstrap",
     "build_resources",
+    "gateway_secrets",
     "render",
     "static_bootstrap",
 ]

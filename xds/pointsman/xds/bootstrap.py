@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, Final
 
 from pointsman.core import wire
 from pointsman.core.model import Locality
+from pointsman.xds.generate.options import GatewayTls
 from pointsman.xds.generate.pieces import is_ip
 
 Json = dict[str, Any]
+
+_TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 
 
 def bootstrap(  # noqa: PLR0917
@@ -21,6 +25,7 @@ def bootstrap(  # noqa: PLR0917
     admin_port: int,
     delta: bool = False,
     lrs: bool = False,
+    tls: GatewayTls | None = None,
 ) -> Json:
     """An Envoy bootstrap as a JSON-able dict.
 
@@ -28,7 +33,8 @@ def bootstrap(  # noqa: PLR0917
     unique per proxy. All control planes stand in one cluster, in order of preference: the first is priority 0, the
     second priority 1 and so on, each with a health check. Envoy's own list of failover servers does not help: it is
     left for good after the first answer. `delta` selects the incremental protocol, `lrs` reports load to the
-    control plane.
+    control plane. With `tls` control planes are reached by mutual TLS with the secrets in `tls.folder` (see
+    `gateway_secrets`), and are told where these are, so that they can say the same for the picker.
     """
     if not xds_addresses:
         raise ValueError("a bootstrap needs the address of at least one control plane")
@@ -52,6 +58,9 @@ def bootstrap(  # noqa: PLR0917
         "static_resources": {"clusters": [_xds_cluster(xds_addresses)]},
         "overload_manager": _connection_limit(),
     }
+    if tls is not None:
+        result["node"]["metadata"] = {wire.TLS_FOLDER_KEY: tls.folder, wire.SERVER_NAME_KEY: tls.server_name}
+        result["static_resources"]["clusters"][0]["transport_socket"] = _transport_socket(tls)
     if lrs:
         result["cluster_manager"] = {
             "load_stats_config": {
@@ -61,6 +70,63 @@ def bootstrap(  # noqa: PLR0917
             }
         }
     return result
+
+
+def gateway_secrets(certificate: str, key: str, ca: str, server_name: str) -> dict[str, Json]:
+    """The secrets of a gateway as files for Envoy: file name → content.
+
+    The paths are those on the gateway. Envoy reads a file again when something is moved into its folder, which is how
+    certificates are replaced by whoever does it well, mounted Kubernetes Secrets among them. Servers must be signed by
+    `ca` and be called `server_name`: a DNS name, or a URI such as a SPIFFE id.
+    """
+
+    def file(path: str) -> Json:
+        return {"filename": path}
+
+    def watched(path: str) -> Json:
+        return {"path": str(PurePosixPath(path).parent)}
+
+    name = {"san_type": "URI" if "://" in server_name else "DNS", "matcher": {"exact": server_name}}
+    secrets: dict[str, Json] = {
+        wire.CLIENT_SECRET: {
+            "tls_certificate": {
+                "certificate_chain": file(certificate),
+                "private_key": file(key),
+                "watched_directory": watched(certificate),
+            }
+        },
+        wire.CA_SECRET: {
+            "validation_context": {
+                "trusted_ca": file(ca),
+                "watched_directory": watched(ca),
+                "match_typed_subject_alt_names": [name],
+            }
+        },
+    }
+    return {
+        f"{secret}.json": {"resources": [{"@type": f"{_TLS}Secret", "name": secret, **content}]}
+        for secret, content in secrets.items()
+    }
+
+
+def _transport_socket(tls: GatewayTls) -> Json:
+    """Mutual TLS whose secrets are files of their own: those in the bootstrap itself are never read again."""
+
+    def secret(name: str) -> Json:
+        source = {"path_config_source": {"path": f"{tls.folder.rstrip('/')}/{name}.json"}, "resource_api_version": "V3"}
+        return {"name": name, "sds_config": source}
+
+    context: Json = {
+        "@type": f"{_TLS}UpstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["h2"],
+            "tls_certificate_sds_secret_configs": [secret(wire.CLIENT_SECRET)],
+            "validation_context_sds_secret_config": secret(wire.CA_SECRET),
+        },
+    }
+    if tls.server_name:
+        context["sni"] = tls.server_name
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
 
 
 def _address(host: str, port: int) -> Json:
@@ -106,7 +172,8 @@ def _xds_cluster(addresses: Sequence[tuple[str, int]]) -> Json:
         },
     }
     if len(addresses) > 1:
-        # Found dead after at most 1 + 0.5 + 0.25 + 0.5 s. One server alone needs no probe: there is no other choice.
+        # Found dead after at most 1 + 0.5 + 0.25 + 0.5 s; one without a Plan says so. One server alone needs no probe:
+        # there is no other choice.
         cluster["health_checks"] = [
             {
                 "timeout": "0.5s",
@@ -116,7 +183,7 @@ def _xds_cluster(addresses: Sequence[tuple[str, int]]) -> Json:
                 "unhealthy_edge_interval": "0.25s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "tcp_health_check": {},
+                "grpc_health_check": {},
             }
         ]
     return cluster

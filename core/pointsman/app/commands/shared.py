@@ -18,6 +18,14 @@ folder_argument = click.argument(
 )
 
 
+def host_port(text: str) -> tuple[str, int]:
+    """The type of an option: `HOST:PORT` as (host, port); an IPv6 address stands in brackets."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) <= 65_535:
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 10.0.0.5:18000")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def refuse(command: str, error: PointsmanError) -> NoReturn:
     """End the command with the error on standard error."""
     click.echo(f"pointsman {command}: {error}", err=True)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from pointsman.app.banner import banner
-from pointsman.app.commands.shared import refuse
+from pointsman.app.commands.shared import host_port, refuse
 from pointsman.app.control_plane import ControlPlaneOptions
 from pointsman.app.logs import configure_logs
+from pointsman.app.stream_age import STREAM_AGE_S
+from pointsman.app.tls import TlsFiles
 from pointsman.app.up import UpOptions, running, until_stopped
 from pointsman.core import defaults
 from pointsman.core.errors import PointsmanError
 from pointsman.extproc import PickPolicy
+
+FILE: Final = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -33,6 +37,28 @@ from pointsman.extproc import PickPolicy
 @click.option("--admin-address", default=defaults.LOOPBACK, show_default=True, help="Admin API.")
 @click.option("--admin-port", type=click.IntRange(0, 65_535), default=defaults.ADMIN_PORT, show_default=True)
 @click.option("--allow-plaintext", is_flag=True, help="Allow addresses other than loopback without TLS.")
+@click.option("--tls-cert", type=FILE, help="Certificate of this control plane, with its chain (PEM). Followed.")
+@click.option("--tls-key", type=FILE, help="Its private key (PEM). Followed.")
+@click.option("--tls-client-ca", type=FILE, help="Who signs the certificates of gateways (PEM). Followed.")
+@click.option("--trust-domain", default="", help="Only SPIFFE ids of this trust domain count.")
+@click.option("--admin-token-file", type=FILE, help="The bearer token that the admin API demands.")
+@click.option(
+    "--picker",
+    "pickers",
+    multiple=True,
+    type=host_port,
+    metavar="HOST:PORT",
+    help="Where gateways reach a picker, in order of preference; repeat it. Default: the gRPC address.",
+)
+@click.option(
+    "--stream-age",
+    "stream_age_s",
+    type=click.FloatRange(min=1),
+    default=STREAM_AGE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Gateways open their streams again after this time, and so come back to their first control plane.",
+)
 @click.option(
     "--policy",
     type=click.Choice(["joint", "round-robin", "least-outstanding", "random"]),
@@ -76,6 +102,14 @@ def up(*, config: Path, log_level: str, log_format: Any, **chosen: Any) -> None:
         refuse("up", error)
 
 
+def _tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None or client_ca is None:
+        raise click.UsageError("--tls-cert, --tls-key and --tls-client-ca belong together")
+    return TlsFiles(certificate=certificate, key=key, client_ca=client_ca)
+
+
 async def _up(
     config: Path,
     *,
@@ -86,13 +120,22 @@ async def _up(
     admin_address: str,
     admin_port: int,
     allow_plaintext: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    trust_domain: str,
+    admin_token_file: Path | None,
+    pickers: tuple[tuple[str, int], ...],
+    stream_age_s: float,
     policy: str,
     state: Path,
     speed: float,
     xds_protocol: str,
     ready_file: Path | None,
 ) -> None:
-
+    tls = _tls_files(tls_cert, tls_key, tls_client_ca)
+    if tls is not None and not no_envoy:
+        raise click.UsageError("--tls-cert is for gateways that run elsewhere: say --no-envoy, too")
     options = UpOptions(
         control_plane=ControlPlaneOptions(
             config=config,
@@ -101,6 +144,11 @@ async def _up(
             admin_address=admin_address,
             admin_port=admin_port,
             allow_plaintext=allow_plaintext,
+            tls=tls,
+            trust_domain=trust_domain,
+            admin_token_file=admin_token_file,
+            pickers=pickers,
+            stream_age_s=stream_age_s,
             policy=PickPolicy(policy),
         ),
         state=state,
