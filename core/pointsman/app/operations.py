@@ -1,0 +1,311 @@
+"""Changes at run time: checked, kept, audited, put in force, and awaited.
+
+Every change goes the same way, whoever asks for it: under the lock of the state folder the overlay is read, the change
+is decided on it, the audit line is written, then the overlay; only then gateways get it. So a process that is killed
+at any moment comes back with what it told, and the log never lacks a change that was made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+import structlog
+
+from pointsman.core.audit import AuditLog
+from pointsman.core.change import Decided, Signature, WeightChange, decide
+from pointsman.core.clock import Clock
+from pointsman.core.model import Plan, Split
+from pointsman.core.overlay import Overlay, RuleOverlay
+from pointsman.core.store import OVERLAY_FILE, StateError, StateFolder, read_overlay, write_overlay
+
+log = structlog.get_logger()
+
+Json = dict[str, Any]
+
+FOLLOW_INTERVAL_S: Final = 0.25
+"""How often the overlay's file is looked at: another control plane on the same state folder may have changed it."""
+
+
+class AckSource(Protocol):
+    """Who knows which proxies have what: the xDS server."""
+
+    async def wait_acked(self, gateway: str, timeout_s: float) -> Any: ...
+
+    def status(self) -> Json: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayAcks:
+    """How the connected proxies of a gateway stand with a change.
+
+    `acked` maps node ids to milliseconds from the change to their acknowledgement; a node that needed nothing has 0.
+    `rejected` maps node ids to what they said. `problems`: why the gateway's configuration is not served at all.
+    """
+
+    gateway: str
+    acked: Mapping[str, float] = field(default_factory=dict)
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether every connected proxy has it."""
+        return not self.rejected and not self.pending and not self.problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a change. `before` and `after` are the rule's split (None: the rule is not there any more).
+
+    `gateways` are those whose configuration has the rule. `at_s`: when it was put in force, seconds since the epoch.
+    """
+
+    rule: str
+    version: int
+    changed: bool
+    before: Split | None
+    after: Split | None
+    gateways: tuple[str, ...]
+    at_s: float
+
+
+class Operations:
+    """The only writer of the overlay in this process; all methods are called from one event loop.
+
+    `compile_with` makes a Plan of the present manifests and an overlay, `publish` puts it in force.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: StateFolder,
+        clock: Clock,
+        compile_with: Callable[[Overlay], Plan],
+        publish: Callable[[Plan], None],
+    ) -> None:
+        self._state = state
+        self._audit = AuditLog(state.path)
+        self._clock = clock
+        self._compile = compile_with
+        self._publish = publish
+        self._overlay = Overlay()
+        self._stamp: tuple[int, int] | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def overlay(self) -> Overlay:
+        """What is laid over the manifests now."""
+        return self._overlay
+
+    @property
+    def audit_head(self) -> str:
+        """Hash of the last audit line: who notes it notices lines that are cut off."""
+        return self._audit.head
+
+    def start(self) -> Overlay:
+        """Read what was kept; to be called before anything is served.
+
+        Raises:
+            StateError: it cannot be read, or the folder cannot be written.
+        """
+        self._audit.open(self._clock.wall_s())
+        self._stamp = self._stamp_now()
+        self._overlay = read_overlay(self._state)
+        if self._overlay.rules:
+            log.info("weights of an earlier run are in force", rules=[rule for rule, _ in self._overlay])
+        return self._overlay
+
+    def splits(self) -> Plan:
+        """The Plan as it is with the present overlay: its splits and notes tell how weights came about."""
+        return self._compile(self._overlay)
+
+    async def change(self, change: WeightChange, *, dry_run: bool = False) -> Outcome:
+        """Make a change, or (`dry_run`) only tell what it would do.
+
+        Raises:
+            ChangeError: it is refused.
+            StateError: it could not be kept, so it was not made.
+        """
+        async with self._turn:
+            plan = self._compile(self._overlay)
+            if dry_run:
+                decided = decide(self._overlay, plan, change)
+            else:
+                decided = await asyncio.to_thread(self._keep, plan, change)
+            overlay = replace(decided.overlay, unavailable=self._overlay.unavailable)
+            after = self._compile(overlay)
+            now_s = self._clock.wall_s()
+            if not dry_run:
+                self._put_in_force(overlay, after)
+        if decided.changed and not dry_run:
+            log.info(
+                "weights changed",
+                rule=change.rule,
+                before=_told(decided.before),
+                after=_told(decided.after),
+                actor=change.signature.actor,
+                reason=change.signature.reason,
+            )
+        return Outcome(
+            rule=change.rule,
+            version=overlay.version(change.rule),
+            changed=decided.changed,
+            before=plan.split(change.rule),
+            after=after.split(change.rule),
+            gateways=gateways_of(after, change.rule),
+            at_s=now_s,
+        )
+
+    def set_unavailable(self, pools: frozenset[str]) -> None:
+        """Take over which pools controllers found unable to serve; it is not kept over a restart."""
+        if pools != self._overlay.unavailable:
+            overlay = replace(self._overlay, unavailable=pools)
+            self._put_in_force(overlay, self._compile(overlay))
+
+    async def acks(self, outcome: Outcome, xds: AckSource, timeout_s: float) -> tuple[GatewayAcks, ...]:
+        """Wait until every connected proxy has answered for a change, at most `timeout_s`; how they stand then."""
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        found = []
+        for gateway in outcome.gateways:
+            left_s = max(0.0, deadline_s - self._clock.monotonic_s())
+            await xds.wait_acked(gateway, left_s)
+            found.append(_acks_of(gateway, xds.status(), outcome.at_s, self._clock.wall_s()))
+        return tuple(found)
+
+    async def note(
+        self, action: str, target: str, signature: Signature, *, before: Any = None, after: Any = None
+    ) -> None:
+        """Write a decision into the audit log.
+
+        Raises:
+            StateError: it was not written.
+        """
+        await asyncio.to_thread(
+            self._audit.append,
+            time_s=self._clock.wall_s(),
+            actor=signature.actor,
+            via=signature.via,
+            action=action,
+            target=target,
+            reason=signature.reason,
+            before=before,
+            after=after,
+            evidence=signature.evidence,
+        )
+
+    async def records(self, limit: int) -> list[Any]:
+        """The last records of the audit log.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        return list(await asyncio.to_thread(self._audit.records, limit))
+
+    async def follow(self) -> None:
+        """Take over, for ever, what another control plane on the same state folder changes."""
+        while True:
+            await asyncio.sleep(FOLLOW_INTERVAL_S)
+            async with self._turn:
+                stamp = self._stamp_now()
+                if stamp == self._stamp:
+                    continue
+                self._stamp = stamp
+                try:
+                    kept = await asyncio.to_thread(read_overlay, self._state)
+                except StateError as error:
+                    log.error("the overlay cannot be read, the last good one stays in force", problem=str(error))
+                    continue
+                if kept.rules != self._overlay.rules or kept.revision != self._overlay.revision:
+                    log.info("another process changed the weights", revision=kept.revision)
+                    overlay = replace(kept, unavailable=self._overlay.unavailable)
+                    self._put_in_force(overlay, self._compile(overlay))
+
+    def _keep(self, plan: Plan, change: WeightChange) -> Decided:
+        """Decide, audit and keep: in a thread, since it waits for locks and disks."""
+        with self._state.locked():
+            decided = decide(read_overlay(self._state), plan, change)
+            if not decided.changed:
+                return decided
+            before, after = _told(decided.before), _told(decided.after)
+            self._record("weights.clear" if change.weights is None else "weights.set", change, before, after)
+            try:
+                write_overlay(self._state, decided.overlay)
+            except StateError:
+                self._record("weights.failed", change, before, before)  # the line above tells what did not happen
+                raise
+            self._stamp = self._stamp_now()
+        return decided
+
+    def _record(self, action: str, change: WeightChange, before: Json | None, after: Json | None) -> None:
+        signature = change.signature
+        self._audit.append(
+            time_s=self._clock.wall_s(),
+            actor=signature.actor,
+            via=signature.via,
+            action=action,
+            target=change.rule,
+            reason=signature.reason,
+            before=before,
+            after=after,
+            evidence=signature.evidence,
+        )
+
+    def _put_in_force(self, overlay: Overlay, plan: Plan) -> None:
+        self._overlay = overlay
+        self._publish(plan)
+
+    def _stamp_now(self) -> tuple[int, int] | None:
+        try:
+            stat = (self._state.path / OVERLAY_FILE).stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino
+
+
+def gateways_of(plan: Plan, rule_id: str) -> tuple[str, ...]:
+    """The gateways that have a rule."""
+    start = f"{rule_id}/"
+    return tuple(
+        gateway.name
+        for gateway in plan.gateways
+        if any(
+            rule.name.startswith(start)
+            for listener in gateway.listeners
+            for host in listener.hosts
+            for rule in host.rules
+        )
+    )
+
+
+def _acks_of(gateway: str, status: Json, since_s: float, now_s: float) -> GatewayAcks:
+    """Read how a gateway stands from the xDS server's status."""
+    problems = next((tuple(g["problems"]) for g in status["gateways"] if g["name"] == gateway), ())
+    acked: dict[str, float] = {}
+    rejected: dict[str, str] = {}
+    pending: list[str] = []
+    for node in status["nodes"]:
+        if node["gateway"] != gateway:
+            continue
+        routes = [state for state in node["types"] if state["type"] == "RDS"]
+        if node["rejected"]:
+            rejected[node["node"]] = "; ".join(f"{r['type']} {r['name']}: {r['message']}" for r in node["rejected"])
+        elif not node["settled"]:
+            pending.append(node["node"])
+        else:
+            ages_s = [state["since_ack_s"] for state in routes if state["since_ack_s"] is not None]
+            acked[node["node"]] = round(max([0.0, *((now_s - age_s - since_s) * 1000 for age_s in ages_s)]), 1)
+    return GatewayAcks(
+        gateway=gateway, acked=acked, rejected=rejected, pending=tuple(sorted(pending)), problems=problems
+    )
+
+
+def _told(entry: RuleOverlay | None) -> Json | None:
+    if entry is None:
+        return None
+    mirror = entry.mirror
+    told: Json = {"weights": entry.shares(), "owner": entry.owner, "version": entry.version}
+    return told | ({"mirror": {"pool": mirror.pool, "share": mirror.share}} if mirror else {})
