@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pointsman.core.config.document import Document, shown
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
 from pointsman.core.config.meta import Resource
+from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
 from pointsman.core.config.schema import suggest
@@ -49,9 +50,9 @@ GROUPS: dict[str, Group] = {
     INFERENCE_GROUP: Group({"InferencePool": InferencePool}, {"InferencePool": ("v1",)}),
     DISCOVERY_GROUP: Group({"EndpointSlice": EndpointSlice}, {"EndpointSlice": ("v1",)}),
     OWN_GROUP: Group(
-        {"Site": Site},
-        {"Site": ("v1alpha1",)},
-        frozenset({"InferenceFleet", "RolloutPolicy", "FailoverPolicy", "TrafficOperation"}),
+        {"Site": Site, "RolloutPolicy": RolloutPolicy},
+        {"Site": ("v1alpha1",), "RolloutPolicy": ("v1alpha1",)},
+        frozenset({"InferenceFleet", "FailoverPolicy", "TrafficOperation"}),
     ),
     "gateway.networking.x-k8s.io": Group({}, {}, frozenset({"XListenerSet", "XBackendTrafficPolicy", "XMesh"})),
     "inference.networking.x-k8s.io": Group(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pointsman.core.config.check_gateways import check_gateways, drop_foreign_gateways
+from pointsman.core.config.check_policies import check_policies
 from pointsman.core.config.check_pools import check_own_names, check_pools, drop_service_slices
 from pointsman.core.config.check_routes import check_routes
 from pointsman.core.config.document import Document
@@ -51,7 +52,7 @@ def validate(source: Source) -> Manifests:
     ignored += [_ignored(item.document, "endpoints of a Service") for item in drop_service_slices(index)]
     problems += check_own_names(items)
     if not source.problems:  # a file that can't be read may hold what the others refer to
-        problems += [*check_gateways(index), *check_pools(index), *check_routes(index)]
+        problems += [*check_gateways(index), *check_pools(index), *check_routes(index), *check_policies(index)]
     if problems:
         raise ConfigError(problems)
     return _manifests(index, ignored)
@@ -67,6 +68,7 @@ def _manifests(index: Index, ignored: list[Ignored]) -> Manifests:
         pools=tuple(item.object for item in index.pools.values()),
         endpoint_slices=tuple(item.object for item in index.slices.values()),
         sites=tuple(item.object for item in index.sites.values()),
+        rollout_policies=tuple(item.object for item in index.rollout_policies.values()),
         ignored=tuple(sorted(ignored)),
     )
 

@@ -1,0 +1,64 @@
+"""Rules between RolloutPolicies and the routes that they are attached to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pointsman.core.config.document import Path, shown
+from pointsman.core.config.index import Index, Item, suggest_key
+from pointsman.core.config.policy_kinds import RolloutPolicy, TargetRef
+from pointsman.core.config.route_kinds import BackendRef, Route, RouteRule
+from pointsman.core.config.schema import suggest
+from pointsman.core.errors import Problem
+
+
+def check_policies(index: Index) -> Iterator[Problem]:
+    """Everything that is wrong with what policies refer to."""
+    taken: dict[tuple[str, int], str] = {}
+    for item in index.rollout_policies.values():
+        for position, ref in enumerate(item.object.spec.target_refs):
+            yield from _target(index, item, ("spec", "targetRefs", position), ref, taken)
+
+
+def _target(
+    index: Index, item: Item[RolloutPolicy], path: Path, ref: TargetRef, taken: dict[tuple[str, int], str]
+) -> Iterator[Problem]:
+    key = f"{item.object.namespace}/{ref.name}"
+    table = index.http_routes if ref.kind == "HTTPRoute" else index.grpc_routes
+    found = table.get(key)
+    if found is None:
+        if not index.is_broken(ref.kind, key):
+            yield item.problem((*path, "name"), f"no {ref.kind} {shown(key)}", suggest_key(key, table, ref.kind))
+        return
+    route: Route = found.object
+    rules = list(enumerate(route.spec.rules))
+    if ref.section_name:
+        names = {rule.name for rule in route.spec.rules if rule.name}
+        rules = [(number, rule) for number, rule in rules if rule.name == ref.section_name]
+        if not rules:
+            what = f"{ref.kind} {key} has no rule {shown(ref.section_name)}"
+            yield item.problem((*path, "sectionName"), what, suggest(ref.section_name, names) or "name the rule there")
+            return
+    pools = {item.object.pool_key(item.object.spec.stable), item.object.pool_key(item.object.spec.canary)}
+    split = [(number, rule) for number, rule in rules if pools <= _pools(route, rule)]
+    if not split or (ref.section_name and len(split) < len(rules)):
+        what = f"{'the rule' if ref.section_name else 'no rule'} of {ref.kind} {key} has"
+        what += f"{' not' if ref.section_name else ''} both {' and '.join(sorted(pools))} as backendRefs"
+        yield item.problem(path, what, f"see {found.place(('spec', 'rules'))}; list the canary there with weight: 0")
+        return
+    for number, rule in split:
+        if not any(arm.weight for arm in rule.backend_refs if _key(route, arm) in pools):
+            what = f"both pools have weight 0 in rule {number} of {ref.kind} {key}"
+            yield item.problem(path, what, f"give the stable one a weight at {found.place(('spec', 'rules', number))}")
+        place = item.place(path)
+        other = taken.setdefault((f"{ref.kind}/{key}", number), place)
+        if other != place:
+            yield item.problem(path, f"rule {number} of {ref.kind} {key} has two policies", f"the other is at {other}")
+
+
+def _pools(route: Route, rule: RouteRule) -> set[str]:
+    return {_key(route, ref) for ref in rule.backend_refs}
+
+
+def _key(route: Route, ref: BackendRef) -> str:
+    return f"{ref.namespace or route.namespace}/{ref.name}"
