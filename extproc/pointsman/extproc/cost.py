@@ -127,7 +127,7 @@ def score(
         stick = _stick(model, table, rows, cached_tokens)
     else:
         uncached, own, shadow, stick = zero, zero, zero, zero
-    steps = np.ceil((table.pending_tokens[rows] + uncached) / model.step_tokens)
+    steps = np.ceil((load.pending_tokens + uncached) / model.step_tokens)
     step_ms = model.decode_ms_per_request * load.running + model.decode_ms_per_context_token * load.context_tokens
     degraded = np.where(table.health[rows] == HEALTH_CODES[Health.DEGRADED], model.degraded_ms, 0.0)
     return Terms(

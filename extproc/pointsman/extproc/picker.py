@@ -6,7 +6,7 @@ prefix), so that a burst of requests does not see an idle endpoint each.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,17 +23,14 @@ from pointsman.extproc.cost import CostModel, Terms, own_prefill_ms, score, unca
 from pointsman.extproc.decision import Decision, PickRequest
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.filters import Codes, Filtered, filter_rows
+from pointsman.extproc.gossip import EndpointLoad, Loads, Outbox
 from pointsman.extproc.inflight import EXPIRY_S, Account, InFlight
 from pointsman.extproc.pick import Order, PickPolicy, by_cost, by_outstanding, by_turn, rendezvous, top
 from pointsman.extproc.prefix import BLOCK_TOKENS, BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
+from pointsman.extproc.recent import RECENT_DECISIONS, RecentDecisions
+from pointsman.extproc.sharing import own_loads, set_remote_loads
 from pointsman.extproc.signals import Load, faded_penalty_ms, fuse
 from pointsman.extproc.table import EndpointTable, Floats, PoolRows, Rows
-
-RECENT_DECISIONS = 512
-"""Decisions kept to be explained: seconds of a busy gateway."""
-
-RECENT_CANDIDATES = 51_200
-"""Candidates of all kept decisions, 140 bytes each: 512 decisions with 100 endpoints, 51 with 1,000."""
 
 PENALTY_MS = 2_000.0
 """What one 429, 503 or broken connection costs an endpoint at first: more than any prefill it could save."""
@@ -62,7 +59,7 @@ class Picker:
     """See the module. `instance` distinguishes the pick ids of several pickers; `seed` is for the random policy.
 
     `calibrate`: learn the prefill rates of each endpoint from its TTFT. `admission`: refuse what no endpoint can serve
-    within its objective; None: let all in.
+    within its objective; None: let all in. `outbox` takes what other pickers should hear.
     """
 
     def __init__(
@@ -77,6 +74,7 @@ class Picker:
         recent: int = RECENT_DECISIONS,
         calibrate: bool = False,
         admission: Admission | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.policy = policy
         self.table = EndpointTable()
@@ -85,15 +83,14 @@ class Picker:
         self.adapters = Adapters()
         self._calibration = Calibration(self.table) if calibrate else None
         self._admission = admission
+        self._outbox = outbox
         self._cost = cost or CostModel()
         self._clock = clock
         self._instance = instance
         self._random = np.random.default_rng(seed)
         self._turns: dict[str, int] = {}
         self._metrics: dict[int, EngineMetrics] = {}
-        self._recent: OrderedDict[str, Decision] = OrderedDict()
-        self._by_request: dict[str, str] = {}
-        self._max_recent = recent
+        self._recent = RecentDecisions(recent)
         self._picks = 0
         self._refused = 0
         self._expired = 0
@@ -173,6 +170,8 @@ class Picker:
         )
         self.inflight.open(pick_id, account)
         self.index.insert(account.row, hashes)
+        if self._outbox is not None:
+            self._outbox.placed(table.key(account.row), hashes)
         self.adapters.sent(account.row, body.model, now_s)
         return Decision(
             pool=pool.name,
@@ -216,16 +215,23 @@ class Picker:
         if self.policy is PickPolicy.ROUND_ROBIN:
             return by_turn(len(rows), turn)
         if self.policy is PickPolicy.LEAST_OUTSTANDING:
-            return by_outstanding(self.table.requests[rows], turn)
+            return by_outstanding(self.table.requests[rows] + self.table.remote_requests[rows], turn)
         return self._random.permutation(len(rows))
 
-    def feedback(self, entry: Feedback) -> Account | None:
-        """Learn what became of a pick; returns its account, None when the pick is unknown, ended or expired."""
+    def feedback(self, entry: Feedback, *, forwarded: bool = False) -> Account | None:
+        """Learn what became of a pick; returns its account, None when the pick is unknown, ended or expired.
+
+        `forwarded`: another picker heard it, and has learnt from it what does not need the account.
+        """
         now_s = self._clock.monotonic_s()
         served = self.table.row(entry.upstream) if entry.upstream else None
         account = self.inflight.heard(entry.pick_id, now_s) if entry.pick_id else None
+        if account is None and forwarded:
+            return None
         if account is None:
             self._unmatched += 1
+            if self._outbox is not None and entry.pick_id and not entry.pick_id.startswith(f"{self._instance}-"):
+                self._outbox.outcome(entry)
         elif served is not None and served != account.row:
             # Envoy passed over our first choice, or gave up on it: it knows something that we do not.
             self._penalise(account.row, now_s)
@@ -278,6 +284,20 @@ class Picker:
             self.table.set_models(row, names)
             self.adapters.listed(row, adapters)
 
+    def own_loads(self) -> dict[str, EndpointLoad]:
+        """What this picker has in flight, for its peers."""
+        return own_loads(self.table, self._clock.monotonic_s())
+
+    def remote_loads(self, loads: Loads) -> None:
+        """What all other pickers have in flight; replaces what was said before."""
+        set_remote_loads(self.table, loads)
+
+    def placed(self, endpoint: str, blocks: Sequence[int]) -> None:
+        """Another picker sent a prompt of these blocks to `endpoint`."""
+        row = self.table.row(endpoint)
+        if row is not None:
+            self.index.insert(row, blocks)
+
     def expire(self) -> int:
         """Drop accounts that were silent for too long; each pick does it too."""
         dropped = self.inflight.expire(self._clock.monotonic_s())
@@ -286,11 +306,11 @@ class Picker:
 
     def explain(self, identity: str) -> Decision | None:
         """A recent decision by its pick id, or the latest one of a request id."""
-        return self._recent.get(identity) or self._recent.get(self._by_request.get(identity, ""))
+        return self._recent.find(identity)
 
     def recent(self) -> tuple[Decision, ...]:
         """The decisions that are still remembered, oldest first."""
-        return tuple(self._recent.values())
+        return self._recent.all()
 
     def stats(self) -> PickerStats:
         """Sizes and counts now."""
@@ -331,14 +351,7 @@ class Picker:
         )
 
     def _remember(self, made: Decision) -> Decision:
-        self._recent[made.pick_id] = made
-        if made.request_id:
-            self._by_request[made.request_id] = made.pick_id
-        limit = max(1, min(self._max_recent, RECENT_CANDIDATES // max(1, len(self.table))))
-        while len(self._recent) > limit:
-            _, oldest = self._recent.popitem(last=False)
-            if self._by_request.get(oldest.request_id) == oldest.pick_id:
-                del self._by_request[oldest.request_id]
+        self._recent.add(made, len(self.table))
         return made
 
     def _penalise(self, row: int, now_s: float, retry_after_s: float = 0.0) -> None:

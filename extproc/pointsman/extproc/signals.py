@@ -1,7 +1,8 @@
-"""Load of the candidates: our own in-flight accounts and the scraped metrics, fused by the larger of the two.
+"""Load of the candidates: in-flight accounts and the scraped metrics, fused by the larger of the two.
 
-Own accounts are exact and immediate but know only what this picker sent; scrapes know all but are late. A scraped value
-loses weight with its age and gives way to the mean of the other candidates: what is not known is neutral, never idle.
+Own accounts are exact and immediate, those of other pickers a tenth of a second old; but they know only what pickers
+sent. Scrapes know all but are late: a scraped value loses weight with its age and gives way to the mean of the other
+candidates. What is not known is neutral, never idle.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ compiled, and all pickers see it idle at once (facts 5.3: slow start of 30 to 60
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Load:
-    """Columns over the candidates. Times in ms, `running` in requests, `kv_tokens` and `capacity_tokens` in tokens.
+    """Columns over the candidates, of all pickers together. Times in ms, `running` in requests, tokens in tokens.
 
     `capacity_tokens` is NaN where the engine has not told it.
     """
 
     backlog_ms: Floats
+    pending_tokens: Floats
     running: Floats
     context_tokens: Floats
     kv_tokens: Floats
@@ -50,14 +52,15 @@ def fuse(table: EndpointTable, rows: Rows, now_s: float, mean_prefill_ms: float)
     running = blend(table.seen_running[rows], weight)
     usage = blend(table.seen_kv_usage[rows], weight)
     capacity = table.capacity_tokens[rows]
-    requests = table.requests[rows].astype(np.float64)
+    requests = (table.requests[rows] + table.remote_requests[rows]).astype(np.float64)
     seen_kv = np.fmax(usage * capacity, 0.0)  # NaN is 0
-    backlog = np.maximum(own_backlog_ms(table, rows, now_s), waiting * mean_prefill_ms)
+    backlog = np.maximum(own_backlog_ms(table, rows, now_s) + table.remote_backlog_ms[rows], waiting * mean_prefill_ms)
     return Load(
         backlog_ms=backlog,
+        pending_tokens=(table.pending_tokens[rows] + table.remote_pending_tokens[rows]).astype(np.float64),
         running=np.maximum(requests, running),
-        context_tokens=np.maximum(table.context_tokens[rows], seen_kv),
-        kv_tokens=np.maximum(table.fresh_kv_tokens[rows], seen_kv),
+        context_tokens=np.maximum(table.context_tokens[rows] + table.remote_context_tokens[rows], seen_kv),
+        kv_tokens=np.maximum(table.fresh_kv_tokens[rows] + table.remote_fresh_kv_tokens[rows], seen_kv),
         capacity_tokens=capacity,
         rtt_ms=_rtt(table, rows),
         penalty_ms=faded_penalty_ms(table, rows, now_s),

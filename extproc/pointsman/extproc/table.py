@@ -41,6 +41,11 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "due_at_s": (np.float64, np.inf),
     "context_tokens": (np.int64, 0),
     "fresh_kv_tokens": (np.int64, 0),
+    "remote_requests": (np.int64, 0),
+    "remote_backlog_ms": (np.float64, 0.0),
+    "remote_pending_tokens": (np.int64, 0),
+    "remote_context_tokens": (np.int64, 0),
+    "remote_fresh_kv_tokens": (np.int64, 0),
     "model_set": (np.int32, 0),
     "seen_at_s": (np.float64, -np.inf),
     "seen_waiting": (np.float64, np.nan),
@@ -91,6 +96,11 @@ class EndpointTable:
     due_at_s: Floats  # when the oldest of them should have given its first token
     context_tokens: npt.NDArray[np.int64]  # prompts of all in flight
     fresh_kv_tokens: npt.NDArray[np.int64]  # their uncached part: KV that did not exist before
+    remote_requests: npt.NDArray[np.int64]  # the same of other pickers, as they last told
+    remote_backlog_ms: Floats
+    remote_pending_tokens: npt.NDArray[np.int64]
+    remote_context_tokens: npt.NDArray[np.int64]
+    remote_fresh_kv_tokens: npt.NDArray[np.int64]
     model_set: npt.NDArray[np.int32]  # index into `model_sets`
     seen_at_s: Floats  # monotonic time of the last good scrape
     seen_waiting: Floats

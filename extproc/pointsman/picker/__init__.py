@@ -1,0 +1,1 @@
+"""Protocols of the picker that others may speak."""

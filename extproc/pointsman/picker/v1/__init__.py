@@ -1,0 +1,1 @@
+"""Messages of the gRPC service by which pickers talk; made by protos/generate.sh."""
