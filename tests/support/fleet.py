@@ -261,7 +261,7 @@ async def running_fleet(
     manifests = Manifests(folder / "config", net)
     manifests.write(layout or Layout())
     async with AsyncExitStack() as stack:
-        simulator = await _start_simulator(folder, manifests, speed, stack)
+        simulator = await start_simulator(folder, manifests, speed, stack)
         grpc_address = net.address()
         grpc_port = net.free_port(grpc_address)
         ready_file = folder / "ready.json"
@@ -307,7 +307,7 @@ async def running_fleet(
         yield fleet
 
 
-async def _start_simulator(folder: Path, manifests: Manifests, speed: float, stack: AsyncExitStack) -> str:
+async def start_simulator(folder: Path, manifests: Manifests, speed: float, stack: AsyncExitStack) -> str:
     spec = folder / "sim.json"
     spec.write_text(json.dumps(simulator_spec(compile_plan(load(manifests.folder)), speed=speed)), encoding="utf-8")
     child = await start_child([POINTSMAN, "sim", "--spec", spec], name="simulator", pipe_stdout=True)
