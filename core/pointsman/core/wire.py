@@ -28,7 +28,11 @@ TAG_PICK: Final = "pick"
 TAG_TTFT: Final = "ttft_us"
 """ALS custom tags: the pick id, and microseconds from the request's first byte in to the first body byte out."""
 
+TAG_GRPC: Final = "grpc_status"
+"""ALS custom tag: the number of the gRPC status, `-` for what is not gRPC (its HTTP status is 200 in any case)."""
+
 TTFT_FORMAT: Final = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
+GRPC_FORMAT: Final = "%GRPC_STATUS_NUMBER%"
 PICK_FORMAT: Final = f"%DYNAMIC_METADATA({PICK_NAMESPACE}:{PICK_KEY})%"
 
 ATTRIBUTE_CLUSTER: Final = "xds.cluster_name"

@@ -14,7 +14,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf import duration_pb2
 
-from pointsman.core.wire import TAG_PICK, TAG_TTFT
+from pointsman.core.wire import TAG_GRPC, TAG_PICK, TAG_TTFT
 
 OVERLOAD_STATUS = frozenset({429, 503})
 """Answers of an engine that has too much to do."""
@@ -42,6 +42,7 @@ class Feedback:
     `status` 0: no response yet. `ttft_ms` is None until the first body byte. `failed` says that the upstream (not the
     client) broke the request off; `attempts` counts upstream requests, 0 unknown. `retry_after_s` is what the
     upstream asked for with a 429 or 503, 0 unknown (the access log must have the header `retry-after`).
+    `route` names the Plan's rule; `grpc_status` is None for what is not gRPC.
     """
 
     pick_id: str
@@ -55,6 +56,8 @@ class Feedback:
     attempts: int = 0
     failed: bool = False
     retry_after_s: float = 0.0
+    route: str = ""
+    grpc_status: int | None = None
 
     @property
     def overloaded(self) -> bool:
@@ -91,6 +94,8 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
         attempts=common.upstream_request_attempt_count,
         failed=common.HasField("response_flags") and any(getattr(flags, name) for name in _UPSTREAM_FLAGS),
         retry_after_s=_seconds(entry.response.response_headers.get("retry-after", "")),
+        route=common.route_name,
+        grpc_status=_grpc_status(tags.get(TAG_GRPC, "")),
     )
 
 
@@ -105,6 +110,10 @@ def _address(address: address_pb2.Address) -> str:
 def _microseconds(text: str) -> float | None:
     """A count of microseconds as milliseconds; None when it is none."""
     return int(text) / 1000.0 if text.isascii() and text.isdecimal() and len(text) <= 15 else None
+
+
+def _grpc_status(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else None
 
 
 def _seconds(text: str) -> float:

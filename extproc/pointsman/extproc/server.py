@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman.core.errors import PeerError
 from pointsman.extproc.exchange import Exchange
-from pointsman.extproc.feedback import entries
+from pointsman.extproc.feedback import Feedback, entries
 from pointsman.extproc.metrics import PickerMetrics
 from pointsman.extproc.picker import Picker
 from pointsman.extproc.request import Body, is_heavy, read_body
@@ -41,14 +41,16 @@ def add_services(
     *,
     default_pool: str = "",
     readers: Executor | None = None,
+    on_feedback: Callable[[Feedback], None] | None = None,
 ) -> None:
     """Register both services on `server`, before it starts, and their metrics on `registry`.
 
     `default_pool` is for gateways of others that do not say which pool a request is for. `readers` read the bodies
-    that take long; by default `READERS` threads that are shared by all streams.
+    that take long; by default `READERS` threads that are shared by all streams. `on_feedback` hears every access log
+    entry after the picker; it returns at once.
     """
     readers = readers or ThreadPoolExecutor(READERS, thread_name_prefix="pointsman-reader")
-    shell = _Shell(picker, PickerMetrics(registry, picker), default_pool, readers)
+    shell = _Shell(picker, PickerMetrics(registry, picker), default_pool, readers, on_feedback)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
@@ -76,11 +78,19 @@ def add_services(
 
 
 class _Shell:
-    def __init__(self, picker: Picker, metrics: PickerMetrics, default_pool: str, readers: Executor) -> None:
+    def __init__(
+        self,
+        picker: Picker,
+        metrics: PickerMetrics,
+        default_pool: str,
+        readers: Executor,
+        on_feedback: Callable[[Feedback], None] | None,
+    ) -> None:
         self._picker = picker
         self._metrics = metrics
         self._default_pool = default_pool
         self._readers = readers
+        self._on_feedback = on_feedback
 
     async def process(self, messages: AsyncIterator[ext_proc.ProcessingRequest], context: Context) -> None:
         """One ext_proc stream: one HTTP request. Returning ends it with OK, which lets Envoy go on."""
@@ -123,4 +133,6 @@ class _Shell:
             for entry in entries(message):
                 account = self._picker.feedback(entry)
                 self._metrics.heard(entry, matched=account is not None)
+                if self._on_feedback is not None:
+                    self._on_feedback(entry)
         return als_pb2.StreamAccessLogsResponse()

@@ -152,6 +152,7 @@ def _access_log(options: BuildOptions) -> accesslog_pb2.AccessLog:
     common.grpc_service.CopyFrom(_picker_service())
     common.custom_tags.add(tag=wire.TAG_TTFT, value=wire.TTFT_FORMAT)
     common.custom_tags.add(tag=wire.TAG_PICK, value=wire.PICK_FORMAT)
+    common.custom_tags.add(tag=wire.TAG_GRPC, value=wire.GRPC_FORMAT)
     return accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=any_of(config))
 
 

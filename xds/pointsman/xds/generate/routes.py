@@ -13,6 +13,7 @@ from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_m
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
+from envoy.type.v3 import percent_pb2
 from google.protobuf import any_pb2
 
 from pointsman.core import wire
@@ -22,6 +23,7 @@ from pointsman.core.model import (
     HeaderEdit,
     Listener,
     MatchType,
+    Mirror,
     PickProfile,
     Pool,
     RouteMatch,
@@ -70,7 +72,7 @@ def route_config(gateway: Gateway, listener: Listener, options: BuildOptions) ->
 
 def clusters_of(listener: Listener) -> list[str]:
     """Names of the pools that the rules of a listener use."""
-    return [arm.pool for host in listener.hosts for rule in host.rules if _answer(rule) is None for arm in rule.arms]
+    return [pool for host in listener.hosts for rule in host.rules if _answer(rule) is None for pool in rule.pools()]
 
 
 def _virtual_host(
@@ -174,6 +176,8 @@ def _fill_action(
     if rule.hash_header or rule.hash_cookie:
         fill_hash_policy(action.hash_policy.add(), rule)
         weighted.use_hash_policy.value = True
+    if rule.mirror is not None and rule.mirror.share:
+        _fill_mirror(action.request_mirror_policies.add(), rule.mirror, pools)
     action.timeout.CopyFrom(ms(rule.timeout_ms))
     action.idle_timeout.CopyFrom(ms(rule.idle_timeout_ms))
     if is_grpc(rule):
@@ -220,6 +224,17 @@ def _fill_arm(
             overrides.processing_mode.CopyFrom(HEADERS_ONLY)
         per_route = ext_proc_pb2.ExtProcPerRoute(overrides=overrides)
         cluster.typed_per_filter_config[EXT_PROC].CopyFrom(any_of(per_route))
+
+
+def _fill_mirror(
+    policy: route_components_pb2.RouteAction.RequestMirrorPolicy, mirror: Mirror, pools: Mapping[str, Pool]
+) -> None:
+    """Envoy sends a copy and drops the answer; it asks no picker for it, so the pool's own balancing places it."""
+    pool = pools.get(mirror.pool)
+    policy.cluster = pool.cluster_name if pool else mirror.pool
+    policy.runtime_fraction.default_value.numerator = mirror.share
+    policy.runtime_fraction.default_value.denominator = percent_pb2.FractionalPercent.TEN_THOUSAND
+    policy.disable_shadow_host_suffix_append = True
 
 
 def _fill_edits(
