@@ -286,7 +286,7 @@ def test_only_recent_decisions_are_kept() -> None:
     assert picker.explain("r9") is None
     assert picker.explain("r4") is not None
     assert picker.explain("r0") is None
-    assert len(picker._by_request) == 3
+    assert len(picker._recent._by_request) == 3
 
 
 @pytest.mark.parametrize("policy", list(PickPolicy))
