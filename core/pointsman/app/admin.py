@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pointsman.app.admin_token import bearer_token
+from pointsman.app.openapi import READING, describe, document
 
 Json = dict[str, Any]
 
@@ -48,6 +49,7 @@ def admin_application(
     | `/api/v1/status` | see `StatusSource.status` |
     | `/api/v1/endpoints` | see `StatusSource.endpoints` |
     | `/api/v1/picks/{id}` | see `StatusSource.explain`, 404 when it is not remembered |
+    | `/api/v1/openapi.json` | the description of all routes, also of those that others add |
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -67,6 +69,9 @@ def admin_application(
             return _json({"error": "this pick is not remembered: only recent ones are"}, status=404)
         return _json(found)
 
+    async def openapi(_: web.Request) -> web.Response:
+        return _json(document(application))
+
     def reading(read: Callable[[], Any]) -> Callable[[web.Request], Any]:
         async def handler(_: web.Request) -> web.Response:
             return _json(read())
@@ -82,8 +87,10 @@ def admin_application(
             web.get("/api/v1/status", reading(source.status)),
             web.get("/api/v1/endpoints", reading(source.endpoints)),
             web.get("/api/v1/picks/{id}", pick),
+            web.get("/api/v1/openapi.json", openapi),
         ]
     )
+    describe(application, READING)
     return application
 
 

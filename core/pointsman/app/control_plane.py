@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from pointsman.app.admin import AdminServer, admin_application
 from pointsman.app.admin_token import read_token
+from pointsman.app.admin_write import add_writing_routes
 from pointsman.app.identity import Guard
+from pointsman.app.operations import Operations
 from pointsman.app.ports import PortError, Wanted, check_free, is_loopback, is_wildcard
 from pointsman.app.status import FleetStatus
 from pointsman.app.stream_age import STREAM_AGE_S, StreamAge, connection_options
@@ -27,7 +29,9 @@ from pointsman.core.config import ConfigWatcher, Manifests, load
 from pointsman.core.errors import ConfigError, PointsmanError
 from pointsman.core.grpc_health import GrpcHealth
 from pointsman.core.model import Plan
+from pointsman.core.overlay import Overlay
 from pointsman.core.snapshot import PlanHolder
+from pointsman.core.store import StateFolder
 from pointsman.extproc import Picker, PickPolicy, Scraper, add_health, add_services
 from pointsman.xds import BuildOptions, GatewayTls, XdsServer
 from pointsman.xds.server import AGGREGATED
@@ -52,12 +56,14 @@ STOP_GRACE_S: Final = 0.5
 class ControlPlaneOptions:
     """What the user chose. Ports of 0 are any free port.
 
+    `state` is the folder for what must survive a restart: weights set at run time, the audit log.
     `tls` demands client certificates on the gRPC port and encrypts the admin API where others reach it; with
     `trust_domain` SPIFFE ids of other domains count for nothing. `pickers` (host, port) are what gateways are told, in
     order of preference; none: our own gRPC address. `stream_age_s`: see `stream_age`.
     """
 
     config: Path
+    state: Path = Path(".pointsman")
     grpc_address: str = defaults.LOOPBACK
     grpc_port: int = defaults.GRPC_PORT
     admin_address: str = defaults.LOOPBACK
@@ -131,12 +137,22 @@ class ControlPlane:
         self.tls: Certificates | None = None
         self.grpc_port = 0
         self.admin_url = ""
+        self._manifests = Manifests()
+        self.operations = Operations(
+            state=StateFolder(options.state),
+            clock=self._clock,
+            compile_with=self._compile,
+            publish=self._put_in_force,
+            current=lambda: self.holder.plan or Plan(),
+            xds=lambda: self.xds,
+        )
 
     async def __aenter__(self) -> Self:
         options = self._options
         options.check()
         check_free(options.wanted_ports())
-        plan = compile_plan(load(options.config))  # before anything listens: a bad folder starts nothing
+        self._manifests = load(options.config)  # before anything listens: a bad folder starts nothing
+        plan = self._compile(self.operations.start())  # nobody ever sees the weights without what was decided
         if options.tls is not None:
             self.tls = Certificates(options.tls, self.registry, self._clock)
         async with AsyncExitStack() as stack:
@@ -151,8 +167,11 @@ class ControlPlane:
                 tls=self.tls,
             )
             open_to_others = not is_loopback(options.admin_address)
+            application = admin_application(self.status, self.registry, token_file=options.admin_token_file)
+            stack.push_async_callback(self.operations.stop)
+            add_writing_routes(application, self.operations, authenticated=options.admin_token_file is not None)
             admin = AdminServer(
-                admin_application(self.status, self.registry, token_file=options.admin_token_file),
+                application,
                 address=options.admin_address,
                 port=options.admin_port,
                 tls=self.tls.admin_context() if self.tls is not None and open_to_others else None,
@@ -163,6 +182,7 @@ class ControlPlane:
             self._publish(plan)
             watcher = ConfigWatcher(options.config, on_good=self._on_manifests, on_bad=self._on_bad)
             self._run_beside(stack, "configuration watcher", watcher.run())
+            self._run_beside(stack, "state folder watcher", self.operations.follow())
             self._run_beside(stack, "scraper", Scraper(self.picker, self.holder).run())
             if self.tls is not None:
                 self._run_beside(stack, "certificate watcher", self.tls.run())
@@ -227,23 +247,31 @@ class ControlPlane:
         task.add_done_callback(ended)
         stack.push_async_callback(stop)
 
+    def _compile(self, overlay: Overlay) -> Plan:
+        return compile_plan(self._manifests, overlay)
+
     def _on_manifests(self, manifests: Manifests) -> None:
         try:
-            plan = compile_plan(manifests)
+            plan = compile_plan(manifests, self.operations.overlay)
         except ConfigError as error:
             self._on_bad(error)
             return
+        self._manifests = manifests
         self._publish(plan)
 
     def _publish(self, plan: Plan) -> None:
+        """Put the Plan of a new configuration in force."""
+        if self._put_in_force(plan) or not self.status.accepted:
+            self.status.config_loaded()
+
+    def _put_in_force(self, plan: Plan) -> bool:
         self.picker.apply(plan)  # before Envoy can ask for a pool of this Plan
         changed = self.holder.publish(plan)
-        if changed or not self.status.accepted:
-            self.status.config_loaded()
         if changed:
             log.info("configuration in force", gateways=len(plan.gateways), pools=len(plan.pools))
             if self._on_plan is not None:
                 self._on_plan(plan)
+        return changed
 
     def _on_bad(self, error: PointsmanError) -> None:
         self.status.config_refused(error)

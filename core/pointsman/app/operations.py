@@ -29,6 +29,10 @@ FOLLOW_INTERVAL_S: Final = 0.25
 """How often the overlay's file is looked at: another control plane on the same state folder may have changed it."""
 
 
+ACKS_TIMEOUT_S: Final = 30.0
+"""How long the audit log waits for gateways: a proxy that has not answered by then is told as pending."""
+
+
 class AckSource(Protocol):
     """Who knows which proxies have what: the xDS server."""
 
@@ -76,7 +80,8 @@ class Outcome:
 class Operations:
     """The only writer of the overlay in this process; all methods are called from one event loop.
 
-    `compile_with` makes a Plan of the present manifests and an overlay, `publish` puts it in force.
+    `compile_with` makes a Plan of the present manifests and an overlay, `publish` puts it in force, `current` is the
+    one in force, `xds` the server that gateways are connected to; all but the first are called after `start` only.
     """
 
     def __init__(
@@ -85,13 +90,18 @@ class Operations:
         state: StateFolder,
         clock: Clock,
         compile_with: Callable[[Overlay], Plan],
-        publish: Callable[[Plan], None],
+        publish: Callable[[Plan], object],
+        current: Callable[[], Plan],
+        xds: Callable[[], AckSource],
     ) -> None:
         self._state = state
         self._audit = AuditLog(state.path)
         self._clock = clock
         self._compile = compile_with
         self._publish = publish
+        self._current = current
+        self._xds = xds
+        self._awaited: set[asyncio.Task[None]] = set()
         self._overlay = Overlay()
         self._stamp: tuple[int, int] | None = None
         self._turn = asyncio.Lock()
@@ -119,9 +129,9 @@ class Operations:
             log.info("weights of an earlier run are in force", rules=[rule for rule, _ in self._overlay])
         return self._overlay
 
-    def splits(self) -> Plan:
-        """The Plan as it is with the present overlay: its splits and notes tell how weights came about."""
-        return self._compile(self._overlay)
+    def plan(self) -> Plan:
+        """The Plan in force: its splits and notes tell how weights came about."""
+        return self._current()
 
     async def change(self, change: WeightChange, *, dry_run: bool = False) -> Outcome:
         """Make a change, or (`dry_run`) only tell what it would do.
@@ -131,7 +141,7 @@ class Operations:
             StateError: it could not be kept, so it was not made.
         """
         async with self._turn:
-            plan = self._compile(self._overlay)
+            plan = self._current()
             if dry_run:
                 decided = decide(self._overlay, plan, change)
             else:
@@ -141,16 +151,7 @@ class Operations:
             now_s = self._clock.wall_s()
             if not dry_run:
                 self._put_in_force(overlay, after)
-        if decided.changed and not dry_run:
-            log.info(
-                "weights changed",
-                rule=change.rule,
-                before=_told(decided.before),
-                after=_told(decided.after),
-                actor=change.signature.actor,
-                reason=change.signature.reason,
-            )
-        return Outcome(
+        outcome = Outcome(
             rule=change.rule,
             version=overlay.version(change.rule),
             changed=decided.changed,
@@ -159,6 +160,14 @@ class Operations:
             gateways=gateways_of(after, change.rule),
             at_s=now_s,
         )
+        if decided.changed and not dry_run:
+            signature = change.signature
+            told = {"before": _told(decided.before), "after": _told(decided.after)}
+            log.info("weights changed", rule=change.rule, actor=signature.actor, reason=signature.reason, **told)
+            task = asyncio.create_task(self._audit_acks(outcome), name=f"acks of {change.rule}")
+            self._awaited.add(task)
+            task.add_done_callback(self._awaited.discard)
+        return outcome
 
     def set_unavailable(self, pools: frozenset[str]) -> None:
         """Take over which pools controllers found unable to serve; it is not kept over a restart."""
@@ -166,9 +175,10 @@ class Operations:
             overlay = replace(self._overlay, unavailable=pools)
             self._put_in_force(overlay, self._compile(overlay))
 
-    async def acks(self, outcome: Outcome, xds: AckSource, timeout_s: float) -> tuple[GatewayAcks, ...]:
+    async def acks(self, outcome: Outcome, timeout_s: float) -> tuple[GatewayAcks, ...]:
         """Wait until every connected proxy has answered for a change, at most `timeout_s`; how they stand then."""
         deadline_s = self._clock.monotonic_s() + timeout_s
+        xds = self._xds()
         found = []
         for gateway in outcome.gateways:
             left_s = max(0.0, deadline_s - self._clock.monotonic_s())
@@ -204,6 +214,25 @@ class Operations:
             StateError: it cannot be read.
         """
         return list(await asyncio.to_thread(self._audit.records, limit))
+
+    async def stop(self) -> None:
+        """Wait no longer for acknowledgements."""
+        for task in self._awaited:
+            task.cancel()
+        await asyncio.gather(*self._awaited, return_exceptions=True)
+
+    async def _audit_acks(self, outcome: Outcome) -> None:
+        """Wait for the gateways, and write into the audit log when each of them had the change."""
+        acks = await self.acks(outcome, ACKS_TIMEOUT_S)
+        signature = Signature(
+            actor="pointsman",
+            via="controller",
+            evidence={one.gateway: acks_json(one) for one in acks},
+        )
+        try:
+            await self.note("weights.acked", outcome.rule, signature, after={"version": outcome.version})
+        except StateError as error:
+            log.error("acknowledgements are not in the audit log", rule=outcome.rule, problem=str(error))
 
     async def follow(self) -> None:
         """Take over, for ever, what another control plane on the same state folder changes."""
@@ -301,6 +330,18 @@ def _acks_of(gateway: str, status: Json, since_s: float, now_s: float) -> Gatewa
     return GatewayAcks(
         gateway=gateway, acked=acked, rejected=rejected, pending=tuple(sorted(pending)), problems=problems
     )
+
+
+def acks_json(acks: GatewayAcks) -> Json:
+    """How the proxies of a gateway stand, as the API and the audit log tell it."""
+    return {
+        "gateway": acks.gateway,
+        "done": acks.done,
+        "acked_ms": dict(acks.acked),
+        "rejected": dict(acks.rejected),
+        "pending": list(acks.pending),
+        "problems": list(acks.problems),
+    }
 
 
 def _told(entry: RuleOverlay | None) -> Json | None:

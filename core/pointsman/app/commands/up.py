@@ -71,7 +71,7 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".pointsman"),
     show_default=True,
-    help="Folder for logs and generated files.",
+    help="Folder for what survives a restart: weights set at run time, audit log; also logs, generated files.",
 )
 @click.option(
     "--speed",
@@ -139,6 +139,7 @@ async def _up(
     options = UpOptions(
         control_plane=ControlPlaneOptions(
             config=config,
+            state=state,
             grpc_address=grpc_address,
             grpc_port=grpc_port,
             admin_address=admin_address,
