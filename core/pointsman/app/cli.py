@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "trace": "pointsman.replay.cli:trace_group",
     "up": "pointsman.app.commands.up:up",
     "validate": "pointsman.app.commands.validate:validate",
+    "weights": "pointsman.app.commands.weights:weights",
 }
 """Command → "module:attribute"."""
 
