@@ -54,6 +54,13 @@ class Plane:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    def freeze(self) -> None:
+        """Stop it without killing it."""
+        os.kill(self.child.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.child.pid, signal.SIGCONT)
+
     async def kill(self) -> None:
         os.kill(self.child.pid, signal.SIGKILL)
         await self.child.wait()
