@@ -52,6 +52,10 @@ class ChildProcess:
             self._signal(signal.SIGKILL)
             await self._process.wait()
 
+    def kill(self) -> None:
+        """End it with SIGKILL; `wait` tells when."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         try:
             self._process.send_signal(number)
@@ -66,8 +70,9 @@ async def start_child(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
     pipe_stdout: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> ChildProcess:
-    """Start `command` (its first word is an absolute path) as a child that dies with us.
+    """Start `command` (its first word is an absolute path) as a child that dies with us and inherits `pass_fds`.
 
     Raises:
         OSError: the command cannot be started.
@@ -80,5 +85,6 @@ async def start_child(
         stdout=asyncio.subprocess.PIPE if pipe_stdout else stdout,
         stderr=stderr,
         start_new_session=True,
+        pass_fds=pass_fds,
     )
     return ChildProcess(process, name)

@@ -3,11 +3,11 @@
     uncached = max(16, L - cached)                          tokens to prefill
     own      = p*uncached + a*uncached*(L - uncached/2)     our prefill
     estimate = 3*RTT + backlog + own + decode_tax + kv_wait
-    score    = estimate + (1 + 4*fleet_backlog/500)*own     the shadow price of capacity
+    score    = estimate + (0.5 + fleet_backlog/500)*own     the shadow price of capacity
              + p*(best_cached - cached)                     where warm and cached < best_cached/2
              + penalty + ramp + degraded + price + lora     0 when unused
 
-Fitted on public traces with a simulator (facts 5.2); to be fitted again on a tuning slice.
+Fitted on the tuning slice of the policy benchmark (`pointsman bench fit`, docs/performance.md).
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ class CostModel:
     """A placement also fixes the round trips of later turns, so one is counted three times."""
     min_uncached_tokens: int = 16
     """Engines cache whole blocks and always compute the last one."""
-    shadow_weight: float = 4.0
-    """How much dearer own work gets as the fleet fills: keeps cold spills from eating the capacity they look for."""
+    shadow_base: float = 0.5
+    """What own work counts again on an idle fleet: others wait for it, too."""
+    shadow_weight: float = 1.0
+    """How much dearer own work gets as the fleet fills: keeps cold spills from eating the capacity they look for. At 4
+    warm endpoints are waited for too long (mean TTFT 5 % up at 77 % load, p95 10 %); at 0.5 an overloaded fleet spills
+    (9 % up)."""
     shadow_reference_ms: float = 500.0
-    """The backlog at which own work counts six times; the mean prefill of the traces."""
+    """The backlog at which the weight counts once; the mean prefill of the traces."""
     stick_weight: float = 1.0
     """Leaving a warm endpoint costs the prefill that it saves, once more."""
     warm_tokens: int = 512
@@ -123,7 +127,7 @@ def score(
         uncached = uncached_tokens(model, prompt_tokens, cached_tokens)
         own = own_prefill_ms(table, rows, prompt_tokens, uncached)
         fleet_backlog_ms = float(load.backlog_ms.mean())
-        shadow = (1.0 + model.shadow_weight * fleet_backlog_ms / model.shadow_reference_ms) * own
+        shadow = (model.shadow_base + model.shadow_weight * fleet_backlog_ms / model.shadow_reference_ms) * own
         stick = _stick(model, table, rows, cached_tokens)
     else:
         uncached, own, shadow, stick = zero, zero, zero, zero

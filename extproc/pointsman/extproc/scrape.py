@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import aiohttp
 import msgspec
@@ -19,7 +20,6 @@ from pointsman.core.engine_metrics import MAX_PAGE_BYTES, EngineMetrics, parse
 from pointsman.core.errors import UpstreamError
 from pointsman.core.model import AppProtocol, Plan
 from pointsman.core.snapshot import PlanHolder
-from pointsman.extproc.picker import Picker
 
 log = structlog.get_logger()
 
@@ -64,10 +64,18 @@ def back_off_s(options: ScrapeOptions, failures: int) -> float:
     return float(min(options.max_back_off_s, options.interval_s * 2.0 ** min(failures, 16)))
 
 
+class Signals(Protocol):
+    """Where the measurements go: a picker, or what passes them on to several."""
+
+    def signals(self, key: str, metrics: EngineMetrics | None = None, *, rtt_ms: float | None = None) -> bool: ...
+
+    def models(self, key: str, names: frozenset[str] | None, adapters: frozenset[str] = frozenset()) -> None: ...
+
+
 class Scraper:
     """Scrapes the endpoints of the holder's Plan until `run` is cancelled."""
 
-    def __init__(self, picker: Picker, holder: PlanHolder, options: ScrapeOptions | None = None) -> None:
+    def __init__(self, picker: Signals, holder: PlanHolder, options: ScrapeOptions | None = None) -> None:
         self._picker = picker
         self._holder = holder
         self._options = options or ScrapeOptions()

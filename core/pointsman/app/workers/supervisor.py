@@ -1,0 +1,290 @@
+"""The parent of the picker workers: starts them, keeps them at work, and brings them what they need to know.
+
+All workers listen on one port (SO_REUSEPORT): the kernel gives each connection to one of them. The parent scrapes once
+for all, passes their gossip on from each to the others, adds up their metrics, and starts another in place of one that
+ends or falls silent. Envoy asks the others meanwhile, or balances by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry
+
+from pointsman.app.ports import PortError
+from pointsman.app.processes import ChildProcess, start_child
+from pointsman.app.workers import frames
+from pointsman.app.workers.samples import WorkerMetrics
+from pointsman.core.clock import SystemClock
+from pointsman.core.engine_metrics import EngineMetrics
+from pointsman.core.errors import PeerError
+from pointsman.core.model import Plan
+from pointsman.extproc import Feedback, Picker, PickPolicy
+from pointsman.extproc.gossip import GossipState, Outbox
+from pointsman.extproc.peers import GossipNode, Link
+from pointsman.picker.v1 import gossip_pb2
+
+RESTART_DELAY_S: Final = 0.2
+"""Wait before an ended worker is replaced: its connections have broken and Envoy has gone on without it."""
+
+SILENT_S: Final = 5.0
+"""Silence after which a worker counts as frozen and is killed: it says something every 0.1 s."""
+
+MAX_UNREAD_BYTES: Final = 1024 * 1024
+"""What may wait for a worker that does not read before scrapes are withheld from it; the next ones are fresher."""
+
+EXPLAIN_S: Final = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Running:
+    """A worker's life."""
+
+    child: ChildProcess
+    writer: asyncio.StreamWriter
+    link: Link
+    heard_at_s: float
+    ready: bool = False
+    questions: dict[int, asyncio.Future[dict[str, Any] | None]] = field(default_factory=dict)
+
+    def send(self, message: frames.ToWorker, *, droppable: bool = False) -> None:
+        if not (droppable and self.writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES):
+            self.writer.write(frames.frame(message))
+
+
+class PickerWorkers:
+    """`count` workers on `address`; an asynchronous context manager. `port` 0 takes any; it is known after entering.
+
+    `picker` is the parent's own: it picks nothing, but holds what is scraped, and with `node` the load of all workers.
+    Feed Plans with `publish` and give this object to the `Scraper` in place of the picker. `on_feedback` hears every
+    access log entry of all workers.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        address: str,
+        port: int = 0,
+        picker: Picker,
+        registry: CollectorRegistry,
+        policy: PickPolicy = PickPolicy.JOINT,
+        calibrate: bool = False,
+        on_feedback: Callable[[Feedback], None] | None = None,
+        log_level: str = "info",
+        log_format: str = "auto",
+    ) -> None:
+        self.port = port
+        self._count = count
+        self._address = address
+        self._picker = picker
+        self._clock = SystemClock()
+        # The parent sends nothing itself, so its name only has to differ from those of other machines.
+        self._host = f"{socket.gethostname()}:{time.time_ns():x}"
+        self.node = GossipNode(picker, GossipState(self._host, time.time_ns()), Outbox(), self._clock)
+        self._metrics = WorkerMetrics(registry)
+        self._on_feedback = on_feedback
+        self._template = frames.WorkerOptions(
+            fd=-1,
+            name="",
+            address=address,
+            port=port,
+            policy=policy.value,
+            calibrate=calibrate,
+            log_level=log_level,
+            log_format=log_format,
+        )
+        self._plan: Plan | None = None
+        self._signals: dict[str, frames.Signal] = {}
+        self._models: dict[str, frames.Models] = {}
+        self._running: dict[int, _Running] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._numbers = itertools.count(1)
+        self._all_ready = asyncio.Event()
+        self._reservation: socket.socket | None = None
+
+    async def __aenter__(self) -> Self:
+        self._reservation = _reserve(self._address, self.port)
+        self.port = self._reservation.getsockname()[1]
+        self._tasks = [
+            asyncio.create_task(self._keep(slot), name=f"picker worker {slot}") for slot in range(self._count)
+        ]
+        self._tasks.append(asyncio.create_task(self.node.run(), name="gossip"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._reservation is not None:
+            self._reservation.close()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that run, in the order of their slots."""
+        return tuple(running.child.pid for _, running in sorted(self._running.items()))
+
+    def publish(self, plan: Plan) -> None:
+        """Give all workers this Plan; the first lets them listen."""
+        self._plan = plan
+        keys = {endpoint.key for pool in plan.pools for endpoint in pool.endpoints()}
+        keys |= {e.key for gateway in plan.gateways for pool in gateway.pools for e in pool.endpoints()}
+        self._signals = {key: known for key, known in self._signals.items() if key in keys}
+        self._models = {key: known for key, known in self._models.items() if key in keys}
+        self._tell(frames.SetPlan(plan))
+
+    async def ready(self) -> None:
+        """Wait until all workers listen; that needs a Plan."""
+        await self._all_ready.wait()
+
+    def signals(self, key: str, metrics: EngineMetrics | None = None, *, rtt_ms: float | None = None) -> bool:
+        """As `Picker.signals`, for all workers."""
+        message = self._signals[key] = frames.Signal(key, metrics, rtt_ms)
+        self._tell(message, droppable=True)
+        return self._picker.signals(key, metrics, rtt_ms=rtt_ms)
+
+    def models(self, key: str, names: frozenset[str] | None, adapters: frozenset[str] = frozenset()) -> None:
+        """As `Picker.models`, for all workers."""
+        message = self._models[key] = frames.Models(key, names, adapters)
+        self._tell(message, droppable=True)
+        self._picker.models(key, names, adapters)
+
+    async def explain(self, identity: str) -> dict[str, Any] | None:
+        """A recent decision of any worker as plain data, by pick or request id; None when none remembers it."""
+        asked: list[asyncio.Future[dict[str, Any] | None]] = []
+        for running in self._running.values():
+            number = next(self._numbers)
+            running.questions[number] = future = asyncio.get_running_loop().create_future()
+            running.send(frames.Explain(number, identity))
+            asked.append(future)
+        try:
+            async with asyncio.timeout(EXPLAIN_S):
+                for answer in asyncio.as_completed(asked):
+                    if (found := await answer) is not None:
+                        return found
+        except TimeoutError:
+            log.warning("a picker worker does not answer", identity=identity)
+        return None
+
+    def drain(self) -> None:
+        """Let all workers say NOT_SERVING, before they are stopped."""
+        self._tell(frames.Drain())
+
+    def _tell(self, message: frames.ToWorker, *, droppable: bool = False) -> None:
+        for running in self._running.values():
+            running.send(message, droppable=droppable)
+
+    async def _keep(self, slot: int) -> None:
+        """Keep one worker at work for ever."""
+        name = f"{self._host}/{slot}"
+        while True:
+            try:
+                await self._life(slot, name)
+            except (OSError, PeerError) as error:
+                log.error("a picker worker cannot be used", worker=slot, error=str(error))
+            await asyncio.sleep(RESTART_DELAY_S)
+
+    async def _life(self, slot: int, name: str) -> None:
+        ours, theirs = socket.socketpair()
+        options = msgspec.structs.replace(self._template, fd=theirs.fileno(), name=name, port=self.port)
+        try:
+            child = await start_child(
+                [sys.executable, "-m", "pointsman.app.workers.process", msgspec.json.encode(options).decode()],
+                name=name,
+                pass_fds=(theirs.fileno(),),
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        running = _Running(child=child, writer=writer, link=self.node.join(), heard_at_s=self._clock.monotonic_s())
+        self._running[slot] = running
+        self._introduce(running)
+        beside = [asyncio.create_task(self._gossip(running)), asyncio.create_task(self._watch(running))]
+        try:
+            while (message := await frames.read_by_parent(reader)) is not None:
+                self._handle(slot, running, message)
+            log.error("a picker worker ended and is replaced", worker=slot, pid=child.pid)
+        finally:
+            del self._running[slot]
+            for task in beside:
+                task.cancel()
+            for question in running.questions.values():
+                question.cancel()
+            self.node.leave(running.link, gone=name)
+            self._metrics.ended(name)
+            writer.close()
+            await child.stop()
+
+    def _introduce(self, running: _Running) -> None:
+        if self._plan is not None:
+            running.send(frames.SetPlan(self._plan))
+        for signal in self._signals.values():
+            running.send(signal)
+        for models in self._models.values():
+            running.send(models)
+
+    def _handle(self, slot: int, running: _Running, message: frames.ToParent) -> None:
+        running.heard_at_s = self._clock.monotonic_s()
+        match message:
+            case frames.Ready():
+                running.ready = True
+                if sum(r.ready for r in self._running.values()) == self._count:
+                    self._all_ready.set()
+                log.info("picker worker ready", worker=slot, pid=running.child.pid, port=self.port)
+            case frames.Gossip(update=update):
+                self.node.heard(gossip_pb2.Update.FromString(update), running.link)
+            case frames.Explained(number=number, decision=decision):
+                question = running.questions.pop(number, None)
+                if question is not None and not question.done():
+                    question.set_result(decision)
+            case frames.Heard(entries=entries):
+                if self._on_feedback is not None:
+                    for entry in entries:
+                        self._on_feedback(entry)
+            case frames.Samples(families=families):
+                self._metrics.took(f"{self._host}/{slot}", families)
+
+    async def _gossip(self, running: _Running) -> None:
+        while True:
+            update = await running.link.next()
+            running.send(frames.Gossip(update.SerializeToString()), droppable=True)
+
+    async def _watch(self, running: _Running) -> None:
+        """Kill the worker when it is frozen; its end of the pipe closes then."""
+        while True:
+            await asyncio.sleep(SILENT_S / 5)
+            if self._clock.monotonic_s() - running.heard_at_s > SILENT_S:
+                log.error("a picker worker is silent and is killed", pid=running.child.pid)
+                running.child.kill()
+                return
+
+
+def _reserve(address: str, port: int) -> socket.socket:
+    """A socket that holds the port for the workers without listening itself.
+
+    Raises:
+        PortError: somebody else has it.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        held.bind((address, port))
+    except OSError as error:
+        held.close()
+        raise PortError(f"the picker workers cannot listen on {address}:{port}: {error}") from error
+    return held
