@@ -55,10 +55,10 @@ def terms_of(table: EndpointTable, tokens: int, cached: list[float], *, model: C
 # Cost
 
 
-def test_an_idle_fleet_costs_network_and_own_prefill_twice() -> None:
+def test_an_idle_fleet_costs_network_and_half_as_much_again_as_own_prefill() -> None:
     terms = terms_of(fleet(rtt_ms=[0, 0, 80, 80]), 1000, [0, 0, 0, 0])
     own = P * 1000 + A * 1000 * 500
-    assert terms.total() == pytest.approx(3 * np.array([0, 0, 80, 80]) + 2 * own)
+    assert terms.total() == pytest.approx(3 * np.array([0, 0, 80, 80]) + 1.5 * own)
 
 
 def test_own_prefill_counts_attention_over_the_cached_part() -> None:
@@ -70,7 +70,7 @@ def test_own_prefill_counts_attention_over_the_cached_part() -> None:
 def test_the_shadow_price_grows_with_the_backlog_of_the_fleet() -> None:
     table = fleet(backlog_ms=[1000, 1000, 0, 0])
     terms = terms_of(table, 1000, [0, 0, 0, 0])
-    assert terms.shadow == pytest.approx((1 + 4 * 500 / 500) * terms.own)
+    assert terms.shadow == pytest.approx((0.5 + 500 / 500) * terms.own)
     assert terms.backlog == pytest.approx([1000, 1000, 0, 0])
 
 

@@ -21,7 +21,8 @@ MIN_GAIN = 0.003
 
 GRID: dict[str, tuple[float, ...]] = {
     "rtt_weight": (1.0, 1.5, 2.0, 3.0, 4.0),
-    "shadow_weight": (0.0, 1.0, 2.0, 4.0, 8.0),
+    "shadow_base": (0.0, 0.5, 1.0),
+    "shadow_weight": (0.0, 0.5, 1.0, 2.0, 4.0),
     "stick_weight": (0.0, 0.5, 1.0, 2.0),
     "decode_ms_per_request": (0.0, 0.02, 0.1, 0.3),
     "residence_ms": (5_000.0, 10_000.0, 20_000.0),
