@@ -11,7 +11,7 @@ from bench.conftest import asking, small_fleet
 from pointsman.bench.affinity import LlmD, SkyWalker
 from pointsman.bench.balancers import LeastOutstanding, RoundRobin
 from pointsman.bench.catalogue import CATALOGUE
-from pointsman.bench.joint import PRODUCTION, Joint, Wiring, key_of, plan_of
+from pointsman.bench.joint import ALONE, PRODUCTION, Joint, Wiring, key_of, plan_of
 from pointsman.bench.ledger import Ledger
 from pointsman.bench.measure import FIGURES, run, spread, zero_load_ms
 from pointsman.bench.policy import Policy, Sample
@@ -110,7 +110,7 @@ def test_held_requests_go_in_order_when_there_is_room() -> None:
         min_size=1,
         max_size=25,
     ),
-    st.sampled_from(["least-outstanding", "skywalker", "joint-gossip"]),
+    st.sampled_from(["least-outstanding", "skywalker", "joint-production"]),
 )
 def test_any_requests_end(requests: list[tuple[float, int, int, int, int]], name: str) -> None:
     arrivals = tuple(
@@ -168,7 +168,8 @@ def test_every_decision_is_the_production_pickers(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "wiring", [Wiring(), Wiring(shared=False), Wiring(shared=False, gossip_ms=5.0), Wiring(local=True), PRODUCTION]
+    "wiring",
+    [Wiring(), Wiring(shared=False), Wiring(shared=False, gossip_ms=100.0), Wiring(local=True), ALONE, PRODUCTION],
 )
 def test_pickers_learn_of_every_end(wiring: Wiring, minute: Workload) -> None:
     policy = Joint(wiring=wiring)
@@ -184,20 +185,20 @@ def test_pickers_learn_of_every_end(wiring: Wiring, minute: Workload) -> None:
 def test_deltas_tell_a_peer_of_the_load() -> None:
     arrivals = (
         Arrival(id=0, at_ms=0.0, gateway=0, input_tokens=60_000, output_tokens=5, blocks=tuple(range(118)), session=0),
-        Arrival(id=1, at_ms=100.0, gateway=0, input_tokens=100, output_tokens=5, blocks=(900,), session=1),
+        Arrival(id=1, at_ms=900.0, gateway=0, input_tokens=100, output_tokens=5, blocks=(900,), session=1),
     )
-    policy = Joint(wiring=Wiring(shared=False, gossip_ms=5.0))
+    policy = Joint(wiring=Wiring(shared=False, gossip_ms=100.0))
     simulation = Simulation(small_fleet(), arrivals, policy)
     simulation._policy.bind(simulation)
     simulation._until(0.0)
     simulation._offer(arrivals[0])
-    simulation._until(44.0)
-    assert [picker.stats().in_flight for picker in policy.pickers] == [1, 0]
-    simulation._until(46.0)  # half a round trip and the delay of the gossip
-    assert [picker.stats().in_flight for picker in policy.pickers] == [1, 1]
     table = policy.pickers[1].table
-    assert table.pending_tokens.sum() == 60_000
-    assert policy.pickers[1].stats().prefix_blocks == 0
+    simulation._until(139.0)  # the next update is at 100 ms, and half a round trip on its way
+    assert table.remote_pending_tokens.sum() == 0
+    simulation._until(141.0)
+    assert table.remote_pending_tokens.sum() == 60_000
+    assert policy.pickers[1].stats().in_flight == 0
+    assert policy.pickers[1].stats().prefix_blocks == policy.pickers[0].stats().prefix_blocks > 0
 
 
 def test_the_plan_and_the_prompts_are_what_production_would_see() -> None:

@@ -9,7 +9,7 @@ from itertools import product
 
 from pointsman.bench.affinity import AIBrix, LlmD, SGLang, SkyWalker
 from pointsman.bench.balancers import LeastOutstanding, PowerOfTwo, RoundRobin, SessionRing
-from pointsman.bench.joint import PRODUCTION, Joint, Wiring
+from pointsman.bench.joint import ALONE, PRODUCTION, Joint, Wiring
 from pointsman.bench.oracle import Oracle
 from pointsman.bench.policy import Policy
 from pointsman.bench.priced import Dynamo, Gorgo, LMetric, Lpwl
@@ -24,10 +24,6 @@ class Entry:
     title: str
     make: Make
     scrape_ms: float | None = None
-
-
-GOSSIP_MS = 5.0
-"""Between two pickers beside half their round trip."""
 
 
 def _joint(wiring: Wiring) -> Make:
@@ -62,8 +58,8 @@ CATALOGUE: dict[str, Entry] = {
     "joint-local": Entry(title="Pointsman, local only", make=_joint(Wiring(local=True))),
     "joint": Entry(title="Pointsman", make=_joint(Wiring())),
     "joint-isolated": Entry(title="Pointsman, 3 pickers, no gossip", make=_joint(Wiring(shared=False))),
-    "joint-gossip": Entry(title="Pointsman, 3 pickers, gossip", make=_joint(Wiring(shared=False, gossip_ms=GOSSIP_MS))),
-    "joint-production": Entry(title="Pointsman, 3 pickers, no gossip, ALS each 1 s", make=_joint(PRODUCTION)),
+    "joint-alone": Entry(title="Pointsman, 3 pickers, no gossip, ALS", make=_joint(ALONE)),
+    "joint-production": Entry(title="Pointsman, 3 pickers, gossip, ALS", make=_joint(PRODUCTION)),
     "oracle": Entry(title="greedy oracle", make=_of(Oracle)),
 }
 """In the order of the tables. Three pickers are one for each region; otherwise all gateways share one state, and so do

@@ -18,9 +18,11 @@ from pointsman.core.model import Endpoint, Plan, Pool, Site, SiteGroup
 from pointsman.extproc.cost import CostModel
 from pointsman.extproc.decision import PickRequest
 from pointsman.extproc.feedback import Feedback
-from pointsman.extproc.inflight import Account
+from pointsman.extproc.gossip import GossipState, Outbox
+from pointsman.extproc.peers import INTERVAL_S
 from pointsman.extproc.picker import Picker
 from pointsman.extproc.request import Body
+from pointsman.picker.v1 import gossip_pb2 as pb
 from pointsman.replay.trace import BLOCK_TOKENS, BYTES_PER_TOKEN
 
 POOL = "bench/pool"
@@ -33,22 +35,26 @@ class Wiring:
     """How the pickers are connected.
 
     `shared`: all gateways ask one picker with one state (what the baselines have, too). Otherwise one picker for each
-    region, and `gossip_ms` after half a round trip the others learn of its picks; None: never.
+    region, and each `gossip_ms` they tell each other their load, by the production state and messages; 0: never.
     `flush_ms` is Envoy's access log interval: a first token is reported with the next entry of its request, which
     comes each `flush_ms` from the start of the request; 0: at once. `buffer_ms` is how long entries are collected.
-    `rate_error` multiplies the prefill rates that the picker believes in.
+    `rate_error` multiplies the prefill rates that the picker believes in at first; with `calibrate` it learns them.
     """
 
     shared: bool = True
-    gossip_ms: float | None = None
+    gossip_ms: float = 0.0
     flush_ms: float = 0.0
     buffer_ms: float = 0.0
     local: bool = False
     rate_error: float = 1.0
+    calibrate: bool = False
 
 
-PRODUCTION = Wiring(shared=False, flush_ms=1_000.0, buffer_ms=50.0)
-"""As our gateways are configured today: one picker for each, the access log flushed each second (design 5.1)."""
+ALONE = Wiring(shared=False, flush_ms=1_000.0, buffer_ms=50.0)
+"""As gateways are configured (design 5.1): one picker for each, the access log flushed each second; no gossip."""
+
+PRODUCTION = replace(ALONE, gossip_ms=INTERVAL_S * 1000.0)
+"""The same, and the pickers know of each other."""
 
 
 def plan_of(fleet: Fleet) -> Plan:
@@ -84,7 +90,19 @@ class Joint:
         fleet = world.fleet
         count = 1 if self._wiring.shared else len(fleet.regions)
         self._clocks = [ManualClock() for _ in range(count)]
-        self.pickers = [Picker(clock, cost=self._cost, instance=f"g{n}") for n, clock in enumerate(self._clocks)]
+        names = [f"g{n}" for n in range(count)]
+        self._states = [GossipState(name, 1) for name in names]
+        self._outboxes = [Outbox() for _ in names]
+        self.pickers = [
+            Picker(
+                clock,
+                cost=self._cost,
+                instance=name,
+                calibrate=self._wiring.calibrate,
+                outbox=outbox if self._wiring.gossip_ms else None,
+            )
+            for name, clock, outbox in zip(names, self._clocks, self._outboxes, strict=True)
+        ]
         plan = plan_of(fleet)
         endpoints = plan.pools[0].endpoints()
         self._keys = [endpoint.key for endpoint in endpoints]
@@ -100,6 +118,9 @@ class Joint:
                 table.prefill_ms[row] *= self._wiring.rate_error
                 table.attention_ms[row] *= self._wiring.rate_error
         self._rtt_of = -1
+        if self._wiring.gossip_ms:
+            for view in range(count):  # their timers are not in step
+                world.later(self._wiring.gossip_ms * view / count, partial(self._gossip, view))
 
     def _picker(self, gateway: int) -> Picker:
         """The gateway's picker, its clock set to now."""
@@ -124,8 +145,6 @@ class Joint:
         )
         decision = picker.pick(request)
         self._picks[arrival.id] = decision.pick_id
-        if not self._wiring.shared and self._wiring.gossip_ms is not None:
-            self._tell_peers(arrival, decision.pick_id)
         return self._replica_of[decision.endpoints[0]]
 
     def first_token(self, arrival: Arrival, replica: int) -> None:
@@ -184,35 +203,28 @@ class Joint:
             self._deliver(arrival.gateway, entry)
 
     def _deliver(self, gateway: int, entry: Feedback) -> None:
-        picker = self._picker(gateway)
-        known = picker.inflight.get(entry.pick_id) is not None
-        picker.feedback(entry)
-        if known and not self._wiring.shared and self._wiring.gossip_ms is not None:
-            for peer in self._peers(gateway):
-                self._world.later(self._heard_ms(gateway, peer), partial(self._peer_feedback, peer, entry))
+        self._picker(gateway).feedback(entry)
 
-    def _tell_peers(self, arrival: Arrival, pick_id: str) -> None:
-        account = self._picker(arrival.gateway).inflight.get(pick_id)
-        assert account is not None
-        for peer in self._peers(arrival.gateway):
-            self._world.later(self._heard_ms(arrival.gateway, peer), partial(self._peer_pick, peer, pick_id, account))
+    def _gossip(self, view: int) -> None:
+        """What `GossipNode.tell` does each interval; the update is on the wire for half a round trip."""
+        world, fleet = self._world, self._world.fleet
+        picker = self._picker(view)
+        update = self._states[view].update(picker.own_loads(), self._outboxes[view])
+        for peer in range(len(self.pickers)):
+            if peer != view:
+                world.later(world.now_ms + fleet.rtt_ms[view][peer] / 2.0, partial(self._heard, peer, update))
+        self._share(view)
+        world.later(world.now_ms + self._wiring.gossip_ms, partial(self._gossip, view))
 
-    def _peers(self, gateway: int) -> list[int]:
-        return [peer for peer in range(len(self.pickers)) if peer != gateway]
+    def _heard(self, view: int, update: pb.Update) -> None:
+        """What `GossipNode.heard` does with an update."""
+        picker = self._picker(view)
+        received = self._states[view].receive(update, self._world.now_ms / 1000.0)
+        for endpoint, blocks in received.prefixes:
+            picker.placed(endpoint, blocks)
+        for entry in received.outcomes:
+            picker.feedback(entry, forwarded=True)
+        self._share(view)
 
-    def _heard_ms(self, gateway: int, peer: int) -> float:
-        gossip_ms = self._wiring.gossip_ms or 0.0
-        return self._world.now_ms + self._world.fleet.rtt_ms[gateway][peer] / 2.0 + gossip_ms
-
-    def _peer_pick(self, peer: int, pick_id: str, account: Account) -> None:
-        """A peer's delta: the load counts, its prefixes are not known here."""
-        picker = self._picker(peer)
-        now_s = self._world.now_ms / 1000.0
-        picker.inflight.open(pick_id, replace(account, opened_at_s=now_s, heard_at_s=now_s, hashes=(), pending=True))
-
-    def _peer_feedback(self, peer: int, entry: Feedback) -> None:
-        accounts = self._picker(peer).inflight
-        if entry.ttft_ms is not None:
-            accounts.first_token(entry.pick_id)
-        if entry.ended:
-            accounts.close(entry.pick_id)
+    def _share(self, view: int) -> None:
+        self.pickers[view].remote_loads(self._states[view].others(self._world.now_ms / 1000.0))
