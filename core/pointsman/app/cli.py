@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "certs": "pointsman.app.commands.certs:certs",
     "render": "pointsman.app.commands.render:render",
     "replay": "pointsman.replay.cli:replay_command",
+    "rollout": "pointsman.app.commands.rollout:rollout",
     "sim": "pointsman.app.commands.sim:sim",
     "trace": "pointsman.replay.cli:trace_group",
     "up": "pointsman.app.commands.up:up",

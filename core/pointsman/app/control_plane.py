@@ -14,11 +14,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.admin import AdminServer, admin_application
+from pointsman.app.admin_rollouts import add_rollout_routes
 from pointsman.app.admin_token import read_token
 from pointsman.app.admin_write import add_writing_routes
 from pointsman.app.identity import Guard
 from pointsman.app.operations import Operations
+from pointsman.app.pool_load import pool_load
 from pointsman.app.ports import PortError, Wanted, check_free, is_loopback, is_wildcard
+from pointsman.app.rollouts import Rollouts
 from pointsman.app.status import FleetStatus
 from pointsman.app.stream_age import STREAM_AGE_S, StreamAge, connection_options
 from pointsman.app.tls import Certificates, TlsFiles
@@ -146,6 +149,13 @@ class ControlPlane:
             current=lambda: self.holder.plan or Plan(),
             xds=lambda: self.xds,
         )
+        self.rollouts = Rollouts(
+            state=StateFolder(options.state),
+            operations=self.operations,
+            clock=self._clock,
+            loads=lambda pool: pool_load(self.holder.plan, self.picker, pool),
+            registry=self.registry,
+        )
 
     async def __aenter__(self) -> Self:
         options = self._options
@@ -165,10 +175,12 @@ class ControlPlane:
                 registry=self.registry,
                 clock=self._clock,
                 tls=self.tls,
+                rollouts=self.rollouts.status,
             )
             open_to_others = not is_loopback(options.admin_address)
             application = admin_application(self.status, self.registry, token_file=options.admin_token_file)
             stack.push_async_callback(self.operations.stop)
+            add_rollout_routes(application, self.rollouts)
             add_writing_routes(application, self.operations, authenticated=options.admin_token_file is not None)
             admin = AdminServer(
                 application,
@@ -183,6 +195,7 @@ class ControlPlane:
             watcher = ConfigWatcher(options.config, on_good=self._on_manifests, on_bad=self._on_bad)
             self._run_beside(stack, "configuration watcher", watcher.run())
             self._run_beside(stack, "state folder watcher", self.operations.follow())
+            self._run_beside(stack, "rollouts", self.rollouts.run())
             self._run_beside(stack, "scraper", Scraper(self.picker, self.holder).run())
             if self.tls is not None:
                 self._run_beside(stack, "certificate watcher", self.tls.run())
@@ -220,7 +233,7 @@ class ControlPlane:
             allowed=guard.gateways if guard else None,
         )
         self.xds.add_to(server)
-        add_services(server, self.picker, self.registry)
+        add_services(server, self.picker, self.registry, on_feedback=self.rollouts.feedback)
         self.health.add_to(server)
         self.health.serve_from_first_plan(self.holder, [AGGREGATED[0]])
         add_health(server, self.holder, self.health)
@@ -263,6 +276,7 @@ class ControlPlane:
         """Put the Plan of a new configuration in force."""
         if self._put_in_force(plan) or not self.status.accepted:
             self.status.config_loaded()
+        self.rollouts.configure(self._manifests, plan)
 
     def _put_in_force(self, plan: Plan) -> bool:
         self.picker.apply(plan)  # before Envoy can ask for a pool of this Plan

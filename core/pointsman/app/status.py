@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ class FleetStatus:
         registry: CollectorRegistry,
         clock: Clock,
         tls: Certificates | None = None,
+        rollouts: Callable[[], list[Json]] = list,
     ) -> None:
         self._tls = tls
+        self._rollouts = rollouts
         self._holder = holder
         self._picker = picker
         self._xds = xds
@@ -108,6 +110,7 @@ class FleetStatus:
             "sites": [{"name": site.name, "draining": site.draining} for site in plan.sites],
             "gateways": [self._gateway(gateway) for gateway in plan.gateways],
             "pools": [self._pool(pool) for pool in plan.pools],
+            "rollouts": self._rollouts(),
             "xds": self._xds.status(),
         }
 

@@ -1,0 +1,77 @@
+"""Between a rollout and the rest: access log entries to evidence, a canary's share to the weights of a rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pointsman.app.operations import GatewayAcks
+from pointsman.core.change import Signature
+from pointsman.core.model import TOTAL_WEIGHT, Split
+from pointsman.extproc.feedback import Feedback
+from pointsman.rollout.analysis import CheckResult
+from pointsman.rollout.evidence import Sample
+from pointsman.rollout.spec import RolloutSpec, Strategy
+from pointsman.rollout.state import State, Verb
+
+Json = dict[str, Any]
+
+
+def sample_of(entry: Feedback) -> Sample:
+    """An access log entry as evidence."""
+    return Sample(
+        key=entry.pick_id,
+        ended=entry.ended,
+        status=entry.status,
+        grpc_status=entry.grpc_status,
+        failed=entry.failed,
+        ttft_ms=entry.ttft_ms,
+        duration_ms=entry.duration_ms,
+        response_bytes=entry.response_bytes,
+        attempts=entry.attempts,
+    )
+
+
+def weights_of(split: Split, spec: RolloutSpec, weight: int) -> dict[str, int]:
+    """All arms of a rule when the canary has `weight` of what the manifest gives the two pools together.
+
+    Other arms keep what the manifest gives them. With Shadow the canary gets nothing but copies.
+    """
+    weights: dict[str, int] = {}
+    for arm in split.arms:
+        weights[arm.pool] = weights.get(arm.pool, 0) + arm.declared
+    both = weights[spec.stable] + weights[spec.canary]
+    share = 0 if spec.strategy is Strategy.SHADOW else weight
+    canary = (both * share + TOTAL_WEIGHT // 2) // TOTAL_WEIGHT
+    return {**weights, spec.canary: canary, spec.stable: both - canary}
+
+
+def verb_of(name: str, *, full: bool) -> Verb | None:
+    """The verb of the command line and the API; `full` goes with promote."""
+    if name == "promote":
+        return Verb.PROMOTE_FULL if full else Verb.PROMOTE
+    return next((verb for verb in Verb if verb.value == name and verb is not Verb.PROMOTE_FULL), None)
+
+
+def owner_of(spec: RolloutSpec) -> str:
+    """How a rollout signs what it sets."""
+    return f"RolloutPolicy/{spec.name}"
+
+
+def missing(acks: GatewayAcks) -> str:
+    """Which proxies of a gateway have not got a change, for a human."""
+    who = [*acks.pending, *(f"{node} refused" for node in acks.rejected), *acks.problems]
+    return f"{acks.gateway} ({', '.join(who)})"
+
+
+def signature(state: State, reason: str, by: str = "") -> Signature:
+    """Who decided, and what it rests on: a person through the API, or the rollout itself."""
+    return Signature(
+        actor=by or owner_of(state.spec),
+        via="admin API" if by else "controller",
+        reason=reason,
+        evidence=[_evidence(result) for result in state.results] or None,
+    )
+
+
+def _evidence(result: CheckResult) -> Json:
+    return {"check": result.name, "verdict": result.verdict.value, "why": result.why, "samples": result.samples}
