@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from pointsman.core import wire
 from pointsman.core.model import Gateway, Listener, Pool, Site, SiteGroup
 from pointsman.xds.generate.clusters import picker_cluster, pool_cluster
-from pointsman.xds.generate.endpoints import group_part, load_assignment
+from pointsman.xds.generate.endpoints import GroupPart, group_part, load_assignment
 from pointsman.xds.generate.listeners import listener_name, listener_resource
 from pointsman.xds.generate.options import BuildOptions
-from pointsman.xds.generate.routes import clusters_of, route_config, route_config_name
+from pointsman.xds.generate.routes import RouteParts, clusters_of, route_config, route_config_name, route_parts
 from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, Resources, by_name, make_resource
 
 __all__ = ["BuildCache", "BuildOptions", "build_resources"]
@@ -42,6 +43,11 @@ class BuildCache:
         self._used[key] = entry
         value: T = entry[1]  # type: ignore[assignment]  # an earlier `make` for this key put it there
         return value
+
+    def previous(self, key: Hashable) -> object:
+        """What the previous build made for this key, whatever from; None if it made nothing."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry[1]
 
     def finish(self) -> None:
         """End a build: forget what it did not use."""
@@ -90,15 +96,31 @@ def _cluster(pool: Pool, options: BuildOptions, memory: BuildCache) -> Resource:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Assembled(Generic[T]):
+    """A resource and the parts it was put together from, for the next time."""
+
+    resource: Resource
+    parts: T
+
+
 def _assignment(pool: Pool, sites: dict[str, Site], memory: BuildCache) -> Resource:
     name = pool.cluster_name
+    key = (ENDPOINT, name)
+    inputs = (pool.groups, [sites.get(group.site) for group in pool.groups])
 
-    def encode(group: SiteGroup, priority: int) -> bytes:
-        inputs = (group, priority, sites.get(group.site))
-        return memory.get((ENDPOINT, name, group.site), inputs, lambda: group_part(group, priority, sites))
+    def make() -> _Assembled[dict[str, GroupPart]]:
+        last = memory.previous(key)
+        before: dict[str, GroupPart] = last.parts if isinstance(last, _Assembled) else {}
+        parts: dict[str, GroupPart] = {}
 
-    body = load_assignment(pool, encode)
-    return memory.get((ENDPOINT, name), body, lambda: make_resource(ENDPOINT, name, body))
+        def encode(group: SiteGroup, priority: int) -> GroupPart:
+            parts[group.site] = group_part(group, priority, sites, before.get(group.site))
+            return parts[group.site]
+
+        return _Assembled(make_resource(ENDPOINT, name, load_assignment(pool, encode)), parts)
+
+    return memory.get(key, inputs, make).resource
 
 
 def _listener(gateway: Gateway, listener: Listener, options: BuildOptions, memory: BuildCache) -> Resource:
@@ -118,14 +140,13 @@ def _listener(gateway: Gateway, listener: Listener, options: BuildOptions, memor
 
 def _routes(gateway: Gateway, listener: Listener, options: BuildOptions, memory: BuildCache) -> Resource:
     name = route_config_name(gateway, listener)
+    key = (ROUTE, name)
     inputs = (listener.hosts, tuple((pool.name, pool.failure_mode) for pool in gateway.pools), options)
-    return memory.get(
-        (ROUTE, name),
-        inputs,
-        lambda: make_resource(
-            ROUTE,
-            name,
-            route_config(gateway, listener, options),
-            [(CLUSTER, cluster) for cluster in clusters_of(listener)],
-        ),
-    )
+
+    def make() -> _Assembled[RouteParts]:
+        last = memory.previous(key)
+        parts = route_parts(listener, gateway, options, last.parts if isinstance(last, _Assembled) else {})
+        references = [(CLUSTER, cluster) for cluster in clusters_of(listener)]
+        return _Assembled(make_resource(ROUTE, name, route_config(gateway, listener, parts), references), parts)
+
+    return memory.get(key, inputs, make).resource

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from envoy.config.core.v3 import base_pb2, health_check_pb2
@@ -10,6 +11,7 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from pointsman.core import wire
 from pointsman.core.model import Endpoint, Health, Pool, Site, SiteGroup
+from pointsman.xds.generate.pieces import embedded
 
 HEALTH: Final = {
     Health.UNKNOWN: health_check_pb2.UNKNOWN,
@@ -19,39 +21,70 @@ HEALTH: Final = {
     Health.UNHEALTHY: health_check_pb2.UNHEALTHY,
 }
 
-Encode = Callable[[SiteGroup, int], bytes]
+CHUNK: Final = 64
+"""Endpoints that are encoded together: one that changes costs this many and not all of its pool."""
+
+_ASSIGNMENT_ENDPOINTS: Final = endpoint_pb2.ClusterLoadAssignment.ENDPOINTS_FIELD_NUMBER
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPart:
+    """One site's endpoints in serialised form: the locality, and chunks of endpoints with what they were made from."""
+
+    head: bytes
+    chunks: tuple[tuple[tuple[Endpoint, ...], bytes], ...]
+
+    def field(self) -> bytes:
+        """The part of a serialised `ClusterLoadAssignment`."""
+        return embedded(_ASSIGNMENT_ENDPOINTS, b"".join([self.head, *(data for _, data in self.chunks)]))
+
+
+Encode = Callable[[SiteGroup, int], GroupPart]
 """Group and dense priority → its part of the assignment; the hook that lets a cache stand in between."""
 
 
 def load_assignment(pool: Pool, encode: Encode) -> bytes:
     """The serialised `ClusterLoadAssignment` of a pool.
 
-    It is put together from one part per site (serialised protobuf messages merge when concatenated), so that a change
-    at one site costs nothing at the others. Priorities are made dense: Envoy wants no gaps.
+    It is put together from one part per site, so that a change at one site costs nothing at the others. Priorities are
+    made dense: Envoy wants no gaps.
     """
     order = {priority: i for i, priority in enumerate(sorted({group.priority for group in pool.groups}))}
     head = endpoint_pb2.ClusterLoadAssignment(cluster_name=pool.cluster_name)
     # Spill to the next priority exactly in proportion to what is lost, not first at 71 % (D5).
     head.policy.overprovisioning_factor.value = 100
-    parts = [encode(group, order[group.priority]) for group in pool.groups]
+    parts = [encode(group, order[group.priority]).field() for group in pool.groups]
     return b"".join([head.SerializeToString(deterministic=True), *parts])
 
 
-def group_part(group: SiteGroup, priority: int, sites: Mapping[str, Site]) -> bytes:
-    """One site's endpoints as a serialised `ClusterLoadAssignment` that holds nothing else.
+def group_part(
+    group: SiteGroup, priority: int, sites: Mapping[str, Site], before: GroupPart | None = None
+) -> GroupPart:
+    """One site's endpoints. Chunks that are the same in `before`, an earlier part of this site, are taken from it.
 
     The sub-zone is always the site's name, so that statistics and load reports tell the sites apart.
     """
-    assignment = endpoint_pb2.ClusterLoadAssignment()
-    locality = assignment.endpoints.add(priority=priority)
+    locality = endpoint_components_pb2.LocalityLbEndpoints(priority=priority)
     locality.load_balancing_weight.value = max(1, group.weight)
     site = sites.get(group.site)
     locality.locality.region = site.locality.region if site and site.locality.region else group.site
     locality.locality.zone = site.locality.zone if site else ""
     locality.locality.sub_zone = group.site
-    for endpoint in group.endpoints:
-        _fill(locality.lb_endpoints.add(), endpoint)
-    return assignment.SerializeToString(deterministic=True)
+    known = before.chunks if before is not None else ()
+    chunks = []
+    for number, start in enumerate(range(0, len(group.endpoints), CHUNK)):
+        members = group.endpoints[start : start + CHUNK]
+        same = number < len(known) and known[number][0] == members
+        chunks.append(known[number] if same else (members, _encode(members)))
+    return GroupPart(head=locality.SerializeToString(deterministic=True), chunks=tuple(chunks))
+
+
+def _encode(members: Iterable[Endpoint]) -> bytes:
+    """Endpoints as a serialised `LocalityLbEndpoints` that holds nothing else: concatenated messages merge."""
+    message = endpoint_components_pb2.LocalityLbEndpoints()
+    for endpoint in members:
+        _fill(message.lb_endpoints.add(), endpoint)
+    return message.SerializeToString(deterministic=True)
 
 
 def _fill(host: endpoint_components_pb2.LbEndpoint, endpoint: Endpoint) -> None:

@@ -94,3 +94,18 @@ def header_options(edit: HeaderEdit) -> Iterable[base_pb2.HeaderValueOption]:
             append_action=base_pb2.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD,
             keep_empty_value=True,
         )
+
+
+def embedded(number: int, data: bytes) -> bytes:
+    """Field `number` with a message, as it stands in the serialised message around it: tag, length, content."""
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits per byte, least significant first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

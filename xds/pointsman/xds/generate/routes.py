@@ -33,10 +33,12 @@ from pointsman.core.model import (
     WeightedPool,
 )
 from pointsman.xds.generate.options import BuildOptions
-from pointsman.xds.generate.pieces import any_of, boolean, header_options, ms, set_header, u32
+from pointsman.xds.generate.pieces import any_of, boolean, embedded, header_options, ms, set_header, u32
 
 EXT_PROC: Final = "envoy.filters.http.ext_proc"
 BUFFER: Final = "envoy.filters.http.buffer"
+
+_CONFIG_HOSTS: Final = route_pb2.RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER
 
 VARIANT_NAMESPACE: Final = "pointsman"
 VARIANT_KEY: Final = "variant"
@@ -58,16 +60,34 @@ def route_config_name(gateway: Gateway, listener: Listener) -> str:
     return f"{gateway.name}/{listener.name}"
 
 
-def route_config(gateway: Gateway, listener: Listener, options: BuildOptions) -> route_pb2.RouteConfiguration:
-    """All virtual hosts of a listener. What depends on weights, matches or pools stands here and nowhere else."""
+RouteParts = Mapping[str, tuple[object, bytes]]
+"""Rule name → what its route was made from, and the route as a serialised `VirtualHost` that holds nothing else."""
+
+
+def route_parts(listener: Listener, gateway: Gateway, options: BuildOptions, before: RouteParts) -> RouteParts:
+    """The routes of a listener. What is the same in `before`, earlier parts of this listener, is taken from there: a
+    changed weight costs one route, however many there are."""
+    pools = {pool.name: pool for pool in gateway.pools}
+    parts: dict[str, tuple[object, bytes]] = {}
+    for rule in (rule for host in listener.hosts for rule in host.rules):
+        used = [(pool.cluster_name, pool.failure_mode) for name in rule.pools() if (pool := pools.get(name))]
+        inputs = (rule, options, used)
+        known = before.get(rule.name)
+        parts[rule.name] = known if known and known[0] == inputs else (inputs, _encode(rule, pools, options))
+    return parts
+
+
+def route_config(gateway: Gateway, listener: Listener, parts: RouteParts) -> bytes:
+    """The serialised `RouteConfiguration` of a listener: all its virtual hosts.
+
+    What depends on weights, matches or pools stands here and nowhere else.
+    """
     config = route_pb2.RouteConfiguration(
         name=route_config_name(gateway, listener),
         ignore_port_in_host_matching=True,
     )
-    pools = {pool.name: pool for pool in gateway.pools}
-    for host in listener.hosts:
-        config.virtual_hosts.append(_virtual_host(host, pools, options))
-    return config
+    hosts = [embedded(_CONFIG_HOSTS, _virtual_host(host, parts)) for host in listener.hosts]
+    return b"".join([config.SerializeToString(deterministic=True), *hosts])
 
 
 def clusters_of(listener: Listener) -> list[str]:
@@ -75,13 +95,15 @@ def clusters_of(listener: Listener) -> list[str]:
     return [pool for host in listener.hosts for rule in host.rules if _answer(rule) is None for pool in rule.pools()]
 
 
-def _virtual_host(
-    host: VirtualHost, pools: Mapping[str, Pool], options: BuildOptions
-) -> route_components_pb2.VirtualHost:
-    message = route_components_pb2.VirtualHost(name=host.name, domains=host.domains, include_request_attempt_count=True)
-    for rule in host.rules:
-        _fill_route(message.routes.add(), rule, pools, options)
-    return message
+def _virtual_host(host: VirtualHost, parts: RouteParts) -> bytes:
+    head = route_components_pb2.VirtualHost(name=host.name, domains=host.domains, include_request_attempt_count=True)
+    return b"".join([head.SerializeToString(deterministic=True), *(parts[rule.name][1] for rule in host.rules)])
+
+
+def _encode(rule: Rule, pools: Mapping[str, Pool], options: BuildOptions) -> bytes:
+    host = route_components_pb2.VirtualHost()
+    _fill_route(host.routes.add(), rule, pools, options)
+    return host.SerializeToString(deterministic=True)
 
 
 def _answer(rule: Rule) -> tuple[int, str] | None:
