@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.xds.channel import Reply, Request
+from pointsman.xds.memory import Memory
 from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
-from pointsman.xds.session import Memory, Session, Snapshot
+from pointsman.xds.session import Session, Snapshot
 
 TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
 BAD = "!"

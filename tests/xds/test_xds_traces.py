@@ -24,8 +24,9 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from pointsman.core.errors import PeerError
 from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale
+from pointsman.xds.memory import Memory
 from pointsman.xds.resources import SHORT_NAMES, Resource
-from pointsman.xds.session import Memory, Session, Snapshot
+from pointsman.xds.session import Session, Snapshot
 
 TRACES = sorted((Path(__file__).parent / "traces").glob("*.txt"))
 TYPES = {short: url for url, short in SHORT_NAMES.items()}

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from envoy.service.discovery.v3 import discovery_pb2
 
+from pointsman.xds.heartbeat import Heartbeats
 from pointsman.xds.quarantine import Probation, Quarantine, Rejection
 from pointsman.xds.resources import Resource, ResourceSet
 from pointsman.xds.subscription import Subscription, keep_wanted
@@ -45,39 +46,47 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One response. `version` is SotW's version_info (empty for delta)."""
+    """One response. `version` is SotW's version_info (empty for delta). `beats` are confirmed, without their bodies."""
 
     type_url: str
     nonce: str
     version: str
     resources: tuple[Resource, ...]
     removed: tuple[str, ...] = ()
+    beats: tuple[Resource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFlight:
-    """A response that was not answered yet. `trial` is the part of it that the client has not accepted before."""
+    """A response that was not answered yet. `trial` is the part of it that the client has not accepted before.
+
+    `renewal`: it only confirms what the client has.
+    """
 
     reply: Reply
     generation: int
     sent: Mapping[str, Resource]
     trial: Mapping[str, Resource]
+    renewal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acked:
-    """A response was accepted."""
+    """A response was accepted; `forgiven` was refused before and is fine now."""
 
     reply: Reply
+    forgiven: tuple[Rejection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nacked:
-    """A response was refused; `rejections` is empty while the culprit is still being looked for."""
+    """A response was refused; `rejections` is empty while the culprit is still being looked for, `hunting` says that
+    this had begun before."""
 
     reply: Reply
     message: str
     rejections: tuple[Rejection, ...]
+    hunting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +97,15 @@ class Stale:
     nonce: str
 
 
-Note = Acked | Nacked | Stale
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsupported:
+    """A request asked for names of a kind that is not served here; they do not exist."""
+
+    type_url: str
+    names: tuple[str, ...]
+
+
+Note = Acked | Nacked | Stale | Unsupported
 """What the shell may want to log or count."""
 
 
@@ -110,6 +127,9 @@ class Channel:
     `uncertain` are names that were in a refused response: the client may or may not have applied them, whatever it
     acknowledged before, so they are sent until they are acknowledged. It outlives the stream. `suspected` is what the
     client held on an earlier stream and may still be using.
+
+    `beats` are names to confirm without a body, `renewing` those to confirm with one: all of them once `whole` is set.
+    `now_s` is the time of the last `tick`.
     """
 
     type_url: str
@@ -127,6 +147,11 @@ class Channel:
     last_nonce: str = ""
     sent_with: dict[str, int] = field(default_factory=dict)
     acked_version: str = ""
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
+    beats: set[str] = field(default_factory=set)
+    renewing: set[str] = field(default_factory=set)
+    whole: bool = False
+    now_s: float = 0.0
 
     def firm(self, name: str) -> bool:
         """Whether the client has `name` now and nothing on its way takes it away."""
@@ -145,6 +170,26 @@ class Channel:
             seen = resources.get(name) if not held.body else None
             if seen is not None and seen.version == held.version:
                 self.known[name] = seen
+                self.heartbeats.found(seen, self.now_s)
+
+    def tick(self, now_s: float) -> float | None:
+        """Time has passed: note what is to be confirmed; returns when the next of it is due."""
+        self.now_s = now_s
+        due, lost = self.heartbeats.check(self.known, self.in_flight.sent if self.in_flight else {}, now_s)
+        if lost:
+            self.let_go(lost)
+        (self.renewing if self.whole else self.beats).update(due)
+        return self.heartbeats.next_s()
+
+    def let_go(self, names: Set[str]) -> None:
+        """The client does not have these any more."""
+        self.known = {name: resource for name, resource in self.known.items() if name not in names}
+
+    def take_beats(self) -> tuple[Resource, ...]:
+        """What is to be confirmed without a body now."""
+        found = tuple(self.known[name] for name in sorted(self.beats) if name in self.known)
+        self.beats.clear()
+        return found
 
     def refresh(self, name: str, since: int) -> None:
         """Send `name` again although the client has it, unless that was done after response number `since`.
@@ -161,7 +206,7 @@ class Channel:
         Content that was never seen here can't be sent; it is only wanted where the client has it already.
         """
         known = self.known
-        forced = self.forced | self.uncertain
+        forced = self.forced | self.uncertain | self.renewing
         return {
             name: resource
             for name, resource in wanted.items()
@@ -180,11 +225,14 @@ class Channel:
     def send(self, reply: Reply, trial: Mapping[str, Resource], generation: int) -> Reply:
         """Note that `reply` is on its way."""
         sent = {resource.name: resource for resource in reply.resources}
-        self.in_flight = InFlight(reply=reply, generation=generation, sent=sent, trial=trial)
+        renewal = bool(reply.beats) or (bool(trial) and not reply.removed and trial.keys() <= self.renewing)
+        self.in_flight = InFlight(reply=reply, generation=generation, sent=sent, trial=trial, renewal=renewal)
+        self.heartbeats.sent((*reply.resources, *reply.beats), self.now_s)
+        self.renewing.difference_update(sent)
         self.forced.difference_update(sent)
         self.forced.difference_update(reply.removed)
         self.sent_with.update(dict.fromkeys(sent, int(reply.nonce)))
-        self.owes_answer = False
+        self.owes_answer = self.owes_answer and bool(reply.beats)
         self.last_nonce = reply.nonce
         return reply
 
@@ -200,9 +248,10 @@ class Channel:
         self.known = known
         self.acked_version = flight.reply.version
         self.in_flight = None
-        self.probation.accepted()
+        if flight.trial:
+            self.probation.accepted()
         self.unsubscribed()
-        return Acked(reply=flight.reply)
+        return Acked(reply=flight.reply, forgiven=self.quarantine.accepted(flight.sent.values()))
 
     def refuse(self, message: str) -> Nacked:
         """The response on its way was refused: the client holds what it held before."""
@@ -210,9 +259,15 @@ class Channel:
         if flight is None:
             raise ValueError("nothing is on its way")
         self.in_flight = None
+        if flight.reply.beats:
+            # It let go of something before the confirmation came, or does not know confirmations.
+            self.whole = True
+            self.let_go({resource.name for resource in flight.reply.beats})
+            return Nacked(reply=flight.reply, message=message, rejections=())
+        hunting = bool(self.probation)
         fresh = {name: resource for name, resource in flight.trial.items() if resource not in self.quarantine}
         culprits = self.probation.rejected(fresh, message) if fresh else []
         rejections = tuple(self.quarantine.add(resource, message) for resource in culprits)
         self.uncertain.update(flight.trial.keys() - {resource.name for resource in culprits}, flight.reply.removed)
         self.unsubscribed()
-        return Nacked(reply=flight.reply, message=message, rejections=rejections)
+        return Nacked(reply=flight.reply, message=message, rejections=rejections, hunting=hunting)

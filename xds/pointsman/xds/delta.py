@@ -7,7 +7,10 @@ What the protocol says and where it stands here:
 - A subscribed name that does not exist is reported as removed, once, and the subscription stays (`_absent`).
 - A name that is unsubscribed while the wildcard stays is answered with the resource or its removal.
 - After a reconnect the client says what it holds (`initial_resource_versions`): only differences are sent.
-- `xdstp://` names and aliases are not served: they are names that do not exist.
+- `xdstp://` names and aliases are not served: they are names that do not exist. A name next to the wildcard, as
+  on-demand discovery asks for it, is answered like any other.
+- What has a lifetime is confirmed in a response of its own, before anything else (`beats`), so that a refusal says
+  which of the two was meant and steady changes starve no confirmation.
 """
 
 from __future__ import annotations
@@ -63,6 +66,9 @@ class DeltaChannel:
         channel = self.channel
         if channel.in_flight is not None:
             return None
+        if beats := channel.take_beats():
+            reply = Reply(type_url=channel.type_url, nonce=channel.nonces(), version="", resources=(), beats=beats)
+            return channel.send(reply, {}, generation)
         wanted = channel.subscription.select(target.resources)
         trial = channel.probation.next_trial(channel.changed(wanted))
         removed = self._gone(wanted, target)
@@ -110,6 +116,7 @@ class DeltaChannel:
         for name, version in versions.items():
             found = self._find(name, version)
             channel.known[name] = found or unknown_content(channel.type_url, name, version)
+            channel.heartbeats.found(channel.known[name], channel.now_s)
             channel.forced.discard(name)
 
 
@@ -119,4 +126,5 @@ def encode_delta(reply: Reply, identifier: str) -> bytes:
         type_url=reply.type_url, nonce=reply.nonce, removed_resources=reply.removed
     )
     head.control_plane.identifier = identifier
-    return b"".join([head.SerializeToString(deterministic=True), *(r.delta_part() for r in reply.resources)])
+    parts = [*(r.delta_part() for r in reply.resources), *(r.beat_part() for r in reply.beats)]
+    return b"".join([head.SerializeToString(deterministic=True), *parts])

@@ -31,6 +31,17 @@ class XdsMetrics:
             ["type", "kind"],
             registry=registry,
         )
+        self.unsupported = Counter(
+            "pointsman_xds_unsupported_names_total",
+            "xdstp names and resource locators that clients asked for",
+            ["type"],
+            registry=registry,
+        )
+        self.throttled = Counter(
+            "pointsman_xds_throttled_requests_total",
+            "Requests after which a client was read more slowly, because most of them answered nothing",
+            registry=registry,
+        )
         self.responses = Counter("pointsman_xds_responses_total", "Responses sent", ["type"], registry=registry)
         self.response_bytes = Counter(
             "pointsman_xds_response_bytes_total", "Bytes of responses sent", ["type"], registry=registry

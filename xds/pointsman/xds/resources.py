@@ -15,6 +15,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import Message
 
 _PREFIX: Final = "type.googleapis.com/"
+_WRAPPER: Final = _PREFIX + "envoy.service.discovery.v3.Resource"
 
 CLUSTER: Final = _PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINT: Final = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -47,7 +48,7 @@ class Resource:
 
     `body` is the serialised message of type `type_url`. `version` is 32 hex digits. `references` names, per type,
     the resources this one needs (a route its clusters, a listener its route configuration, an EDS cluster its
-    assignment).
+    assignment). `ttl_ms` is how long a client keeps it after it was last confirmed, 0 for ever.
     """
 
     type_url: str
@@ -55,6 +56,7 @@ class Resource:
     version: str
     body: bytes = field(repr=False)
     references: tuple[tuple[str, str], ...] = ()
+    ttl_ms: int = 0
     _parts: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def sotw_part(self) -> bytes:
@@ -66,7 +68,11 @@ class Resource:
         part = self._parts.get("sotw")
         if part is None:
             response = discovery_pb2.DiscoveryResponse()
-            response.resources.add(type_url=self.type_url, value=self.body)
+            if self.ttl_ms:  # a lifetime needs the wrapper that delta has anyway
+                wrapped = self._entry(discovery_pb2.DeltaDiscoveryResponse(), body=True)
+                response.resources.add(type_url=_WRAPPER, value=wrapped.SerializeToString(deterministic=True))
+            else:
+                response.resources.add(type_url=self.type_url, value=self.body)
             part = self._parts["sotw"] = response.SerializeToString(deterministic=True)
         return part
 
@@ -75,11 +81,24 @@ class Resource:
         part = self._parts.get("delta")
         if part is None:
             response = discovery_pb2.DeltaDiscoveryResponse()
-            entry = response.resources.add(name=self.name, version=self.version)
-            entry.resource.type_url = self.type_url
-            entry.resource.value = self.body
+            self._entry(response, body=True)
             part = self._parts["delta"] = response.SerializeToString(deterministic=True)
         return part
+
+    def beat_part(self) -> bytes:
+        """A confirmation of this resource as a serialised `DeltaDiscoveryResponse`: all but the body."""
+        response = discovery_pb2.DeltaDiscoveryResponse()
+        self._entry(response, body=False)
+        return response.SerializeToString(deterministic=True)
+
+    def _entry(self, response: discovery_pb2.DeltaDiscoveryResponse, *, body: bool) -> discovery_pb2.Resource:
+        entry = response.resources.add(name=self.name, version=self.version)
+        if body:
+            entry.resource.type_url = self.type_url
+            entry.resource.value = self.body
+        if self.ttl_ms:
+            entry.ttl.FromMilliseconds(self.ttl_ms)
+        return entry
 
 
 ResourceSet = Mapping[str, Resource]
@@ -98,6 +117,12 @@ def make_resource(
     data = body if isinstance(body, bytes) else body.SerializeToString(deterministic=True)
     version = xxhash.xxh3_128_hexdigest(data)
     return Resource(type_url, name, version, data, tuple(sorted(set(references))))
+
+
+def with_ttl(resource: Resource, ttl_ms: int) -> Resource:
+    """The same with a lifetime. It has another version: who holds it without one must be sent it again."""
+    version = xxhash.xxh3_128_hexdigest(f"{resource.version} {ttl_ms}")
+    return Resource(resource.type_url, resource.name, version, resource.body, resource.references, ttl_ms)
 
 
 def set_version(resources: ResourceSet) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -31,10 +31,12 @@ from pointsman.core.snapshot import PlanHolder
 from pointsman.xds.build import BuildOptions
 from pointsman.xds.channel import Request
 from pointsman.xds.convergence import Convergence, Progress, Stand
+from pointsman.xds.heartbeat import Lifetime
+from pointsman.xds.memory import Memories
 from pointsman.xds.metrics import XdsMetrics, label
 from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, RUNTIME, SECRET
-from pointsman.xds.session import Memory, Session
-from pointsman.xds.status import Json, node_json
+from pointsman.xds.session import Session
+from pointsman.xds.status import Json, node_json, rejected_json
 from pointsman.xds.stream import Stream, StreamTimes
 from pointsman.xds.views import NOBODY, NodeIdentity, Views
 
@@ -52,9 +54,6 @@ SERVICES: Final = {
 
 AGGREGATED: Final = ("envoy.service.discovery.v3.AggregatedDiscoveryService", "AggregatedResources")
 
-MEMORIES_KEPT: Final = 10_000
-"""Disconnected proxies whose rejected content is remembered: ten times the largest fleet we plan for."""
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -63,7 +62,8 @@ class XdsServer:
 
     Until the first Plan is there nobody is answered, so a control plane that starts never takes a gateway's
     configuration away. `identifier` names this instance in every response. `allowed` tells which gateways the client
-    of a call may be; whoever says it is another is refused with PERMISSION_DENIED.
+    of a call may be; whoever says it is another is refused with PERMISSION_DENIED. `lifetimes` are for resources that a
+    gateway is to drop when it hears nothing from here any more; usually there are none.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class XdsServer:
         clock: Clock | None = None,
         identifier: str = "",
         times: StreamTimes | None = None,
+        lifetimes: Sequence[Lifetime] = (),
         allowed: Callable[[Context], frozenset[str]] | None = None,
     ) -> None:
         self._allowed = allowed
@@ -83,11 +84,11 @@ class XdsServer:
         self._identifier = identifier or f"pointsman-{uuid.uuid4().hex[:8]}"
         # Endpoints have answered their first probe after its time-out at the latest; the rest is for a busy machine.
         self._times = times or StreamTimes(warm_s=(options.health_timeout_ms + 200) / 1000)
-        self._views = Views(options)
+        self._views = Views(options, lifetimes)
         self._streams: set[Stream] = set()
         self._progress = Progress()
         registry.register(_Collector(self._collect))
-        self._memories: OrderedDict[tuple[str, ...], Memory] = OrderedDict()
+        self._memories = Memories()
         self._changed = asyncio.Event()
         self._unsubscribe = holder.subscribe(self._on_plan)
 
@@ -112,7 +113,12 @@ class XdsServer:
         return {
             "identifier": self._identifier,
             "gateways": [
-                {"name": name, "problems": list(self._views.problems(name)), "generation": self._generation(name)}
+                {
+                    "name": name,
+                    "problems": list(self._views.problems(name)),
+                    "generation": self._generation(name),
+                    "rejected": rejected_json(stream for stream in self._sorted_streams() if stream.gateway == name),
+                }
                 for name in self._views.names()
             ],
             "nodes": [node_json(stream, self._clock.wall_s()) for stream in self._sorted_streams()],
@@ -167,13 +173,16 @@ class XdsServer:
 
         protocol = "delta" if delta else "sotw"
         try:
-            first = await read()
+            async with asyncio.timeout(self._times.first_s):
+                first = await read()
             if first is None:
                 return
             if not first.node.id:
                 raise PeerError("the first request of a stream names no node")
             with self._metrics.streams.labels(protocol).track_inprogress():
                 await self._run(first, read, context, delta=delta)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the stream began without a request")
         except PeerError as error:
             log.warning("xds: stream ended", peer=context.peer(), reason=str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -188,12 +197,12 @@ class XdsServer:
         while (snapshot := self._views.snapshot_for(gateway, identity)) is None:
             await self._changed.wait()
             gateway = self._views.find(identity)
-        session = Session(self._memory(identity), snapshot, delta=delta)
+        client = identity.claims()  # not the id alone: what one gateway rejected is no matter of another's
         stream = Stream(
             identity=identity,
             agent=_agent(first.node),
             node=_brief(first.node),
-            session=session,
+            session=Session(self._memories.enter(client), snapshot, delta=delta),
             peer=context,
             clock=self._clock,
             metrics=self._metrics,
@@ -201,13 +210,14 @@ class XdsServer:
             identifier=self._identifier,
             on_progress=self._note,
         )
-        self._place(stream, gateway)
-        self._streams.add(stream)
-        self._note(stream)
         try:
+            self._place(stream, gateway)
+            self._streams.add(stream)
+            self._note(stream)
             await stream.run(first, read)
         finally:
             self._streams.discard(stream)
+            self._memories.leave(client)
             self._progress.drop(stream)
             self._wake()
 
@@ -222,14 +232,6 @@ class XdsServer:
             peer=context.peer(),
         )
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this certificate is not for {claim} but for {allowed}")
-
-    def _memory(self, identity: NodeIdentity) -> Memory:
-        key = identity.claims()  # not the id alone: what one gateway rejected is no matter of another's
-        memory = self._memories.setdefault(key, Memory())
-        self._memories.move_to_end(key)
-        if len(self._memories) > MEMORIES_KEPT:
-            self._memories.popitem(last=False)
-        return memory
 
     def _place(self, stream: Stream, gateway: str | None) -> None:
         stream.gateway = gateway
@@ -261,7 +263,10 @@ class XdsServer:
             snapshot = self._views.snapshot_for(gateway, stream.identity)
             if snapshot is not None and snapshot.generation != stream.session.generation:
                 stream.publish(snapshot)
-            self._note(stream)
+                # Its writer finds out what is to be sent, and then says how it stands; looking twice costs a fleet dearly.
+                self._stand(stream, Stand.PENDING)
+            else:
+                self._note(stream)
         self._wake()
 
     def _generation(self, gateway: str) -> int:
@@ -279,8 +284,11 @@ class XdsServer:
             stand = Stand.PENDING
         elif session.rejections():
             stand = Stand.REJECTED
-        if self._progress.note(stream, stream.gateway or "", stream.identity.id, stand):
+        if self._stand(stream, stand):
             self._wake()
+
+    def _stand(self, stream: Stream, stand: Stand) -> bool:
+        return self._progress.note(stream, stream.gateway or "", stream.identity.id, stand)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -13,10 +13,12 @@ from typing import Final
 from envoy.service.discovery.v3 import discovery_pb2
 
 from pointsman.core.errors import PeerError
-from pointsman.xds.channel import Acked, Channel, Note, Reply, Request
+from pointsman.xds.channel import Acked, Channel, Note, Reply, Request, Unsupported
 from pointsman.xds.delta import DeltaChannel, encode_delta
+from pointsman.xds.memory import Memory
+from pointsman.xds.names import ForeignNames
 from pointsman.xds.order import View, Waiting, target
-from pointsman.xds.quarantine import Quarantine, Rejection
+from pointsman.xds.quarantine import Rejection
 from pointsman.xds.resources import (
     CLUSTER,
     EMPTY,
@@ -33,6 +35,9 @@ from pointsman.xds.sotw import SotwChannel, encode_sotw
 TYPES_PER_STREAM: Final = 32
 """More types than xDS has; a client that asks for more is broken."""
 
+NAMES_PER_TYPE: Final = 100_000
+"""Ten times the largest fleet that we plan for; a client that asks for more only fills our memory."""
+
 CHILDREN: Final = {CLUSTER: ENDPOINT, LISTENER: ROUTE}
 """A changed parent starts anew and waits for its child, changed or not."""
 
@@ -45,20 +50,6 @@ class Snapshot:
 
     generation: int = 0
     resources: Resources = field(default_factory=dict)
-
-
-class Memory:
-    """What is known of one client process between its streams."""
-
-    def __init__(self) -> None:
-        self.quarantine = Quarantine()
-        self.held: dict[str, dict[str, Resource]] = {}
-        self.uncertain: dict[str, set[str]] = {}
-
-    def find(self, type_url: str, name: str, version: str) -> Resource | None:
-        """The resource of that version, if the client acknowledged it on an earlier stream."""
-        found = self.held.get(type_url, {}).get(name)
-        return found if found is not None and found.version == version else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +83,10 @@ class Session:
         self._patient = True
         self._resumed = False
         self._nonce = 0
+        self._now_s = 0.0
+        self._releases = memory.quarantine.releases
         self._waiting: dict[str, list[Waiting]] = {}
+        self.foreign = ForeignNames()
 
     # events
 
@@ -109,14 +103,33 @@ class Session:
         channel = self._channels[type_url]
         before = channel.known  # an ACK replaces it
         note = protocol.receive(request)
+        if len(channel.subscription.names) > NAMES_PER_TYPE:
+            raise PeerError(f"more than {NAMES_PER_TYPE} names of one type")
         self._dirty.add(type_url)
         self._memory.held[type_url] = channel.known
+        foreign = self.foreign.note(request)
+        notes: list[Note] = [Unsupported(type_url=type_url, names=foreign)] if foreign else []
         if note is None:
-            return []
+            return notes
         if isinstance(note, Acked):
             self._accepted(channel, before, int(note.reply.nonce))
         self._dirty.update(self._channels)
-        return [note]
+        return [note, *notes]
+
+    def tick(self, now_s: float) -> float | None:
+        """Time has passed (seconds of any clock that does not go back): what has a lifetime is confirmed, what was
+        refused for a reason that may pass is tried again. Returns when there is more to do, None for never."""
+        self._now_s = now_s
+        due_s = [self._memory.quarantine.tick(now_s)]
+        if self._releases != self._memory.quarantine.releases:
+            self._releases = self._memory.quarantine.releases
+            self._dirty.update(self._channels)
+        for type_url, channel in self._channels.items():
+            known = channel.known
+            due_s.append(channel.tick(now_s))
+            if channel.beats or channel.renewing or channel.known is not known:
+                self._dirty.add(type_url)
+        return min((at_s for at_s in due_s if at_s is not None), default=None)
 
     def publish(self, snapshot: Snapshot) -> None:
         """A new desired state replaces the old one; nothing in between is ever sent."""
@@ -217,7 +230,7 @@ class Session:
 
         A client that takes everything (Envoy) is only settled once it asked for the routes and endpoints, too.
         """
-        if any(channel.in_flight is not None for channel in self._channels.values()):
+        if any(channel.in_flight and not channel.in_flight.renewal for channel in self._channels.values()):
             return False
         clusters, listeners = self._channels.get(CLUSTER), self._channels.get(LISTENER)
         whole = bool(clusters and clusters.subscription.wildcard and listeners and listeners.subscription.wildcard)
@@ -237,9 +250,12 @@ class Session:
             quarantine=self._memory.quarantine,
             nonces=self._next_nonce,
             uncertain=self._memory.uncertain.setdefault(type_url, set()),
+            now_s=self._now_s,
         )
         held = self._memory.held.get(type_url)
         if isinstance(request, discovery_pb2.DeltaDiscoveryRequest):
+            if len(request.initial_resource_versions) > NAMES_PER_TYPE:
+                raise PeerError(f"more than {NAMES_PER_TYPE} resources of one type")
             fresh = not request.initial_resource_versions
             protocol: SotwChannel | DeltaChannel = DeltaChannel(
                 channel, lambda name, version: self._find(type_url, name, version)

@@ -10,6 +10,10 @@ What the protocol says and where it stands here:
   (`_resume`). Clients keep saying it after they dropped the resources, so it only counts for what was asked for before
   anything changed on the stream.
 - There is no way to say that a name does not exist, except by its absence from a full response.
+- What has a lifetime is confirmed by sending it again (see `heartbeat`), and a client that says which version it has
+  may have dropped it since, so such a state is never taken over (`_resume`).
+- A client that comes back to a restarted server is sent everything if anything changed: it does not say what it
+  holds, so nothing can be kept for its old routes. Delta clients say it, and lose nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ class SotwChannel:
 
     def __init__(self, channel: Channel, earlier: dict[str, Resource] | None, *, resume: bool) -> None:
         self.channel = channel
+        channel.whole = True
         self._full_state = channel.type_url in FULL_STATE
         self._earlier = earlier
         self._may_resume = resume
@@ -134,7 +139,7 @@ class SotwChannel:
             channel.unsubscribed()
         elif self._earlier is None:
             self._offered = version
-        elif set_version(self._earlier) == version:
+        elif set_version(self._earlier) == version and not _mortal(self._earlier):
             channel.known = dict(self._earlier)
             channel.acked_version = version
             channel.unsubscribed()
@@ -143,11 +148,15 @@ class SotwChannel:
     def _match_offer(self, wanted: ResourceSet) -> None:
         """A version from before a restart: it is ours if it is the hash of what we would send now."""
         channel = self.channel
-        if self._offered == set_version(wanted):
+        if self._offered == set_version(wanted) and not _mortal(wanted):
             channel.known = dict(wanted)
             channel.acked_version = self._offered
             channel.owes_answer = False
         self._offered = ""
+
+
+def _mortal(resources: ResourceSet) -> bool:
+    return any(resource.ttl_ms for resource in resources.values())
 
 
 def encode_sotw(reply: Reply, identifier: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pointsman.xds.resources import SHORT_NAMES
@@ -41,11 +42,37 @@ def node_json(stream: Stream, now_s: float) -> Json:
                 "name": rejection.name,
                 "version": rejection.version,
                 "message": rejection.message,
+                "retries": rejection.retries,
+                "retry": not rejection.final,
             }
             for rejection in session.rejections()
         ],
+        "unsupported": list(session.foreign.names),
         "waiting": [str(entry) for entry in session.waiting],
     }
+
+
+def rejected_json(streams: Iterable[Stream]) -> list[Json]:
+    """What proxies of one gateway rejected of what it is to have now: each content once, with who refused it in which
+    words (of the first one), sorted by type and name. `retry`: it is tried again, else only once it changes."""
+    found: dict[tuple[str, str, str], Json] = {}
+    for stream in streams:
+        for rejection in stream.session.rejections():
+            kind = SHORT_NAMES.get(rejection.type_url, rejection.type_url)
+            entry = found.setdefault(
+                (kind, rejection.name, rejection.version),
+                {
+                    "type": kind,
+                    "name": rejection.name,
+                    "version": rejection.version,
+                    "message": rejection.message,
+                    "nodes": [],
+                    "retry": False,
+                },
+            )
+            entry["nodes"].append(stream.identity.id)
+            entry["retry"] |= not rejection.final
+    return [found[key] for key in sorted(found)]
 
 
 def _since(stream: Stream, type_url: str, now_s: float) -> float | None:

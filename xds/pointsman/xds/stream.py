@@ -12,8 +12,9 @@ from envoy.config.core.v3 import base_pb2
 
 from pointsman.core.clock import Clock
 from pointsman.xds.ack_times import AckTimes
-from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale
+from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale, Unsupported
 from pointsman.xds.metrics import XdsMetrics, label
+from pointsman.xds.pace import Pace
 from pointsman.xds.quarantine import shorten
 from pointsman.xds.resources import SHORT_NAMES
 from pointsman.xds.session import Session, Snapshot
@@ -44,11 +45,13 @@ class StreamTimes:
 
     `warm_s`: time that a new cluster gets to probe its endpoints before routes may use it; Envoy does not tell when it
     is done. `barrier_s`: how long a route waits for an ACK that does not come before it is sent as long as its clusters
-    exist; a hundred times a usual round trip across the world.
+    exist; a hundred times a usual round trip across the world. `first_s`: how long a client may take to say who it is;
+    whoever opened a stream has nothing else to do.
     """
 
     warm_s: float
     barrier_s: float = 15.0
+    first_s: float = 10.0
 
 
 class Stream:
@@ -91,6 +94,9 @@ class Stream:
         self._wake = asyncio.Event()
         self._warm_timers: set[asyncio.TimerHandle] = set()
         self._barrier_timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._tick_at_s: float | None = None
+        self._pace = Pace()
         self._sent_at_s: dict[str, float] = {}
         self._log = log.bind(node=identity.id, peer=self.address)
 
@@ -113,7 +119,7 @@ class Stream:
             for task in done:
                 task.result()
         finally:
-            for timer in (*self._warm_timers, self._barrier_timer):
+            for timer in (*self._warm_timers, self._barrier_timer, self._tick_timer):
                 if timer is not None:
                     timer.cancel()
             for task in (writer, reader):
@@ -123,6 +129,7 @@ class Stream:
     def handle(self, request: Request) -> None:
         """Take one request."""
         notes = self.session.receive(request)
+        self._pace.count(answers=any(isinstance(note, Acked | Nacked) for note in notes))
         if not notes:
             self._metrics.requests.labels(label(request.type_url), "subscribe").inc()
         for note in notes:
@@ -130,13 +137,20 @@ class Stream:
         self._wake.set()
 
     async def _read(self, read: Callable[[], Any]) -> None:
+        throttled = False
         while (request := await read()) is not None:
             self.handle(request)
+            if delay_s := self._pace.delay_s(self._clock.monotonic_s()):
+                if not throttled:
+                    self._log.warning("xds: more requests than answers to them, reading slowly from now on")
+                throttled = True
+                self._metrics.throttled.inc()
+                await asyncio.sleep(delay_s)
 
     async def _write(self) -> None:
         while True:
             self._wake.clear()
-            while (reply := self.session.next()) is not None:
+            while (reply := self._next()) is not None:
                 data = self.session.encode(reply, self._identifier)
                 kind = label(reply.type_url)
                 self._metrics.responses.labels(kind).inc()
@@ -147,8 +161,18 @@ class Stream:
             self._on_progress(self)
             await self._wake.wait()
 
+    def _next(self) -> Reply | None:
+        self._tick_at_s = self.session.tick(self._clock.monotonic_s())
+        return self.session.next()
+
     def _set_timers(self) -> None:
         loop = asyncio.get_running_loop()
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+            self._tick_timer = None
+        if self._tick_at_s is not None:
+            delay_s = max(0.0, self._tick_at_s - self._clock.monotonic_s())
+            self._tick_timer = loop.call_later(delay_s, self._wake.set)
         if started := self.session.take_warming():
             self._warm_timers = {timer for timer in self._warm_timers if timer.when() > loop.time()}
             self._warm_timers.add(loop.call_later(self._times.warm_s, self._warmed, started))
@@ -173,12 +197,17 @@ class Stream:
         if isinstance(note, Stale):
             self._metrics.requests.labels(label(note.type_url), "stale").inc()
             return
+        if isinstance(note, Unsupported):
+            self._report_unsupported(note)
+            return
         type_url = note.reply.type_url
         kind = label(type_url)
         self._metrics.push.labels(kind).observe(self._clock.monotonic_s() - self._sent_at_s[type_url])
         if isinstance(note, Acked):
             self._metrics.requests.labels(kind, "ack").inc()
             self._date_ack(note.reply)
+            for rejection in note.forgiven:
+                self._log.info("xds: accepted after all", gateway=self.gateway, type=kind, resource=rejection.name)
             return
         self._metrics.requests.labels(kind, "nack").inc()
         self._date_refusals(note)
@@ -199,12 +228,28 @@ class Stream:
         while len(self.refused_at_s) > REFUSALS_DATED:
             del self.refused_at_s[next(iter(self.refused_at_s))]
 
+    def _report_unsupported(self, note: Unsupported) -> None:
+        self._metrics.unsupported.labels(label(note.type_url)).inc(len(note.names))
+        if len(note.names) == len(self.session.foreign.names):  # the first ones on this stream
+            self._log.warning(
+                "xds: xdstp names and resource locators are not served, the client is told that they do not exist",
+                gateway=self.gateway,
+                type=SHORT_NAMES.get(note.type_url, note.type_url),
+                names=list(note.names),
+            )
+
     def _log_nack(self, note: Nacked) -> None:
-        names = [rejection.name for rejection in note.rejections]
-        self._log.error(
-            "xds: rejected" if names else "xds: rejected, looking for the culprit",
-            gateway=self.gateway,
-            type=SHORT_NAMES.get(note.reply.type_url, note.reply.type_url),
-            resources=names or [resource.name for resource in note.reply.resources],
-            message=shorten(note.message, LOGGED_MESSAGE),
-        )
+        """Each refusal once, in the client's words: not the steps of the hunt for the culprit, not each retry."""
+        fields = {"gateway": self.gateway, "type": SHORT_NAMES.get(note.reply.type_url, note.reply.type_url)}
+        message = shorten(note.message, LOGGED_MESSAGE)
+        if note.reply.beats:
+            names = [resource.name for resource in note.reply.beats]
+            self._log.warning("xds: lost before they were confirmed", **fields, resources=names, message=message)
+        elif not note.rejections and not note.hunting:
+            names = [resource.name for resource in note.reply.resources]
+            self._log.error("xds: rejected, looking for the culprit", **fields, resources=names, message=message)
+        if fresh := [rejection for rejection in note.rejections if not rejection.retries]:
+            names, retry = [r.name for r in fresh], any(not r.final for r in fresh)
+            self._log.error("xds: rejected", **fields, resources=names, message=message, retry=retry)
+        if ended := [rejection.name for rejection in note.rejections if rejection.retries and rejection.final]:
+            self._log.error("xds: rejected to the last, not tried again", **fields, resources=ended, message=message)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from pointsman.core.model import Gateway, Plan, Site
 from pointsman.xds.build import BuildCache, BuildOptions, build_resources
 from pointsman.xds.check import check, check_gateway
+from pointsman.xds.heartbeat import Lifetime, Lifetimes
 from pointsman.xds.node_tls import NodeTls, tls_of
 from pointsman.xds.resources import Resources
 from pointsman.xds.session import Snapshot
@@ -47,6 +48,7 @@ class NodeIdentity:
 class _Built:
     gateway: Gateway
     sites: tuple[Site, ...]
+    lifetimes: Lifetimes
     cache: BuildCache = field(default_factory=BuildCache)
     snapshot: Snapshot | None = None
     problems: tuple[str, ...] = ()
@@ -55,8 +57,9 @@ class _Built:
 class Views:
     """The snapshots of all gateways of a Plan."""
 
-    def __init__(self, options: BuildOptions) -> None:
+    def __init__(self, options: BuildOptions, lifetimes: Sequence[Lifetime] = ()) -> None:
         self._options = options
+        self._lifetimes = tuple(lifetimes)
         self._node_tls = NodeTls(options)
         self._built: dict[str, _Built] = {}
         self._generation = 0
@@ -106,9 +109,11 @@ class Views:
         if built is not None and built.gateway == gateway and built.sites == mine:
             return False
         if built is None:
-            built = self._built[gateway.name] = _Built(gateway=gateway, sites=mine)
+            built = self._built[gateway.name] = _Built(
+                gateway=gateway, sites=mine, lifetimes=Lifetimes(rules=self._lifetimes)
+            )
         built.gateway, built.sites = gateway, mine
-        resources = build_resources(gateway, self._options, sites=mine, cache=built.cache)
+        resources = built.lifetimes.apply(build_resources(gateway, self._options, sites=mine, cache=built.cache))
         last = built.snapshot.resources if built.snapshot else None
         problems = (*check_gateway(gateway), *check(resources, last))
         changed = problems != built.problems
