@@ -36,7 +36,9 @@ def render(folder: Path, gateway: str, form: str) -> None:
         _, plan = read_plan(folder)
     except ConfigError as error:
         refuse("render", error)
-    click.echo(json.dumps(rendered(plan, _choose_gateway(plan, gateway), as_envoy=form == "envoy"), indent=2))
+    click.echo(
+        json.dumps(rendered(plan, _choose_gateway(plan, gateway), as_envoy=form == "envoy"), indent=2, sort_keys=True)
+    )
 
 
 def _choose_gateway(plan: Plan, name: str) -> Gateway:
