@@ -263,7 +263,7 @@ class XdsServer:
             snapshot = self._views.snapshot_for(gateway, stream.identity)
             if snapshot is not None and snapshot.generation != stream.session.generation:
                 stream.publish(snapshot)
-                # Its writer finds out what is to be sent, and then says how it stands; looking twice costs a fleet dearly.
+                # Its writer finds out what is to be sent and then says how it stands; looking twice is dear in a fleet.
                 self._stand(stream, Stand.PENDING)
             else:
                 self._note(stream)
