@@ -39,6 +39,7 @@ MAX_GAP_INTERVALS: Final = 3.0
 """A longer silence between two ticks (a restart, a frozen process, a clock that was set) does not count as watched."""
 
 WAITS: Final = "waits for"
+DRY: Final = "a dry run: no weight is set"
 
 
 def begin(spec: RolloutSpec, now_s: float, *, attempt: int = 1, why: str = "") -> Result:
@@ -77,9 +78,9 @@ def step(state: State, event: Event, now_s: float) -> Result:
 def _tick(state: State, tick: Tick, now_s: float) -> Result:
     gap_s = now_s - state.ticked_s
     watched_s = gap_s if 0 < gap_s <= MAX_GAP_INTERVALS * state.spec.interval_s else 0.0
-    state = msgspec.structs.replace(state, ticked_s=now_s, results=tick.results)
     if not state.active:
-        return state, []
+        return msgspec.structs.replace(state, ticked_s=now_s), []  # what it ended with stays to be read
+    state = msgspec.structs.replace(state, ticked_s=now_s, results=tick.results)
     if not state.begun:
         return (state, []) if state.spec.paused else _enter(state, 0, now_s, "the rollout began")
     if state.programmed:
@@ -139,7 +140,7 @@ def _advance(state: State, tick: Tick, now_s: float) -> Result:
 
 def _passed_because(state: State) -> str:
     if state.approved:
-        return state.why
+        return state.approved
     if lacking := _open_checks(state):
         return f"the step passed without enough data: {'; '.join(lacking)}"
     return "the step passed"
@@ -223,11 +224,11 @@ def _enter(state: State, number: int, now_s: float, why: str) -> Result:
         programmed=_is_dry(state.spec),
         observed_s=0.0,
         requests=0,
-        approved=False,
+        approved="",
         passed=(),
         streaks={},
         results=(),
-        why=f"{WAITS} gateways",
+        why=DRY if _is_dry(state.spec) else f"{WAITS} gateways",
         changed_s=now_s,
     )
     return state, [Report(what=place, why=why), NewEvidence(), *_weights(state)]
@@ -236,6 +237,8 @@ def _enter(state: State, number: int, now_s: float, why: str) -> Result:
 def _complete(state: State, now_s: float) -> Result:
     shadow = state.spec.strategy is Strategy.SHADOW
     why = "the shadow run is over, nothing is mirrored any more" if shadow else "the canary has all requests"
+    if _is_dry(state.spec):
+        why = "the dry run would have given the canary all requests"
     state = msgspec.structs.replace(
         state, phase=Phase.COMPLETED, weight=0 if shadow else state.weight, why=why, changed_s=now_s, streaks={}
     )
@@ -249,7 +252,7 @@ def _abort(state: State, now_s: float, why: str, by: str) -> Result:
         begun=True,
         weight=0,
         programmed=_is_dry(state.spec),
-        approved=False,
+        approved="",
         held_by="",
         why=why,
         changed_s=now_s,
@@ -274,7 +277,10 @@ def _programmed(state: State, event: Programmed, now_s: float) -> Result:
         return msgspec.structs.replace(state, phase=Phase.ABORTED, programmed=True, changed_s=now_s), [
             Report(what="aborted", why=state.why)
         ]
-    return (state if state.programmed else msgspec.structs.replace(state, programmed=True)), []
+    if state.programmed:
+        return state, []
+    why = "every gateway has the weight" if state.why.startswith(WAITS) else state.why
+    return msgspec.structs.replace(state, programmed=True, why=why), []
 
 
 def _but(state: State, why: str) -> str:
@@ -333,7 +339,7 @@ def _command(state: State, command: Command, now_s: float) -> Result:
             return begin(state.spec, now_s, attempt=state.attempt + 1, why=said)
         case Verb.PAUSE:
             _need(state.active, state, "pause", "it does not change any more")
-            held = msgspec.structs.replace(state, held_by=command.by, approved=False)
+            held = msgspec.structs.replace(state, held_by=command.by, approved="")
             return _told(_wait(held, Phase.PAUSED, now_s, said), said, command.by)
         case Verb.RESUME:
             _need(state.active, state, "resume", "`retry` starts an aborted one again")
@@ -356,7 +362,7 @@ def _promote(state: State, command: Command, said: str, now_s: float) -> Result:
         return _told(_enter(free, len(state.spec.steps) - 1, now_s, said), said, command.by)
     approved = msgspec.structs.replace(
         state,
-        approved=True,
+        approved=said,
         held_by="",
         phase=Phase.PROMOTING if _all_in(state) else Phase.PROGRESSING,
         why=said,

@@ -40,8 +40,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     `begun`: false while the manifest keeps it from its first step. `programmed`: every connected gateway has
     acknowledged `weight`; the step's time, `observed_s`, only counts from then on and while somebody watches.
-    `approved`: a person said that the step may end. `held_by`: who paused, empty for nobody. `passed` are the checks
-    that were good since the step began, `streaks` the bad verdicts in a row. `changed_s` and `ticked_s` are wall time.
+    `approved`: who said that the step may end; `held_by`: who paused it; both empty for nobody. `passed` are the
+    checks that were good since the step began, `streaks` the bad verdicts in a row. `changed_s` and `ticked_s` are
+    wall time.
     """
 
     spec: RolloutSpec
@@ -52,7 +53,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     programmed: bool = False
     observed_s: float = 0.0
     requests: int = 0
-    approved: bool = False
+    approved: str = ""
     held_by: str = ""
     passed: tuple[str, ...] = ()
     streaks: dict[str, int] = msgspec.field(default_factory=dict)

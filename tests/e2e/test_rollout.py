@@ -1,0 +1,229 @@
+"""RolloutPolicies against a real Envoy and simulated pools: good canaries arrive, bad ones are taken back.
+
+Counts and phases are asserted, never times. Checks are wide (`mustCatch`), so that a test needs few requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.fleet import Fleet, Layout, running_fleet
+from support.load import Load
+from support.waiting import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+CHECKS = [
+    {"name": "errors", "metric": "errorRate", "max": "+5pp", "mustCatch": "+40pp"},
+    {"name": "ttft", "metric": "ttft.p50", "max": "+150ms", "mustCatch": "+600ms"},
+]
+STEPS: list[dict[str, Any]] = [{"weight": "10%", "pause": "1s"}, {"weight": "50%", "pause": "1s"}, {"weight": "100%"}]
+URL = "/api/v1/rollouts/default/chat"
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with running_fleet(tmp_path, Layout(stable={"us-east": 2}, canary={"us-east": 2})) as running:
+        yield running
+
+
+def policy(**spec: Any) -> dict[str, Any]:
+    """A RolloutPolicy for the route of the test's fleet."""
+    return {
+        "apiVersion": "pointsman.dev/v1alpha1",
+        "kind": "RolloutPolicy",
+        "metadata": {"name": "chat"},
+        "spec": {
+            "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat"}],
+            "stable": {"name": "stable"},
+            "canary": {"name": "canary"},
+            "steps": STEPS,
+            "analysis": {"interval": "300ms", "checks": CHECKS},
+            **spec,
+        },
+    }
+
+
+def apply(fleet: Fleet, manifest: dict[str, Any] | None) -> None:
+    """Put the policy into the configuration folder, or take it away."""
+    place = fleet.manifests.folder / "rollout.yaml"
+    if manifest is None:
+        place.unlink()
+        return
+    draft = fleet.manifests.folder.parent / "rollout-draft.yaml"
+    draft.write_text(yaml.safe_dump(manifest), encoding="utf-8")
+    draft.replace(place)
+
+
+async def rollout(fleet: Fleet) -> dict[str, Any]:
+    """The rollout as the admin API tells it; empty while there is none."""
+    async with fleet.session.get(f"{fleet.admin}{URL}") as response:
+        return await response.json() if response.status == 200 else {}
+
+
+async def reached(fleet: Fleet, *phases: str, timeout_s: float = 60) -> dict[str, Any]:
+    """Wait until the rollout is in one of these phases; fail at once where another end was reached."""
+    found: dict[str, Any] = {}
+
+    async def there() -> bool:
+        nonlocal found
+        found = await rollout(fleet)
+        ended = {"Completed", "Aborted"} - set(phases)
+        assert found.get("phase") not in ended, found
+        return found.get("phase") in phases
+
+    await eventually(there, timeout_s=timeout_s, what=f"the rollout is {' or '.join(phases)}")
+    return found
+
+
+async def command(fleet: Fleet, verb: str, status: int = 200, **body: Any) -> dict[str, Any]:
+    """Steer the rollout."""
+    async with fleet.session.post(f"{fleet.admin}{URL}/{verb}", json={"actor": "alice", **body}) as response:
+        answer: dict[str, Any] = await response.json()
+        assert response.status == status, answer
+        return answer
+
+
+async def share(fleet: Fleet) -> float:
+    """The canary's effective share by the Plan."""
+    split = (await rollout(fleet))["rules"][0]
+    return next(float(arm["effective"]) for arm in split["arms"] if arm["pool"] == "default/canary")
+
+
+def by_arm(load: Load) -> tuple[int, int]:
+    """(canary, stable) answers."""
+    canary = sum(n for name, n in load.outcomes.replicas.items() if name.startswith("canary"))
+    return canary, load.outcomes.ok - canary
+
+
+async def faults(fleet: Fleet, what: dict[str, Any] | None) -> None:
+    for name in await fleet.replicas():
+        if name.startswith("canary"):
+            await fleet.set_faults(name, what)
+
+
+async def test_a_good_canary_gets_everything(fleet: Fleet) -> None:
+    async with Load(fleet.url, workers=8) as load:
+        apply(fleet, policy())
+        await reached(fleet, "Completed")
+        assert await share(fleet) == 1.0
+        async with Load(fleet.url, workers=4, limit=100) as after:
+            await after.progressed(100)
+        assert by_arm(after) == (100, 0)
+    assert load.outcomes.failed == 0, load.outcomes.failures
+
+
+async def test_a_canary_that_answers_503_is_taken_back(fleet: Fleet) -> None:
+    await faults(fleet, {"error": {"status": 503, "percent": 100}})
+    async with Load(fleet.url, workers=8) as load:
+        apply(fleet, policy())
+        found = await reached(fleet, "Aborted")
+    assert "errors" in found["why"]
+    assert found["step"] == 1
+    assert await share(fleet) == 0.0
+    assert load.outcomes.failed < load.outcomes.total / 10, "only the first step's share was ever hit"
+    async with Load(fleet.url, workers=4, limit=100) as after:
+        await after.progressed(100)
+    assert (by_arm(after), after.outcomes.failed) == ((0, 100), 0)
+
+
+async def test_a_slow_canary_is_taken_back(fleet: Fleet) -> None:
+    await faults(fleet, {"latency": {"ms": 800}})
+    async with Load(fleet.url, workers=8) as load:
+        apply(fleet, policy())
+        found = await reached(fleet, "Aborted")
+    assert "ttft" in found["why"], found
+    assert await share(fleet) == 0.0
+    assert load.outcomes.failed == 0, load.outcomes.failures
+
+
+async def test_without_traffic_it_holds(fleet: Fleet) -> None:
+    apply(fleet, policy())
+    found = await reached(fleet, "Holding")
+    assert "too little data" in found["why"]
+    before = found["changed_at"]
+    await eventually(_watched(fleet, 3.0), what="three seconds of the step were watched")
+    found = await rollout(fleet)
+    assert (found["phase"], found["step"], found["changed_at"]) == ("Holding", 1, before)
+    async with Load(fleet.url, workers=8) as load:
+        await reached(fleet, "Completed")
+    assert load.outcomes.failed == 0
+
+
+def _watched(fleet: Fleet, seconds: float) -> Any:
+    async def enough() -> bool:
+        return bool((await rollout(fleet)).get("observed_s", 0) >= seconds)
+
+    return enough
+
+
+async def test_killed_in_a_step_it_goes_on_from_there(fleet: Fleet) -> None:
+    steps = [{"weight": "10%", "pause": "1s"}, {"weight": "50%", "pause": "Manual"}, {"weight": "100%"}]
+    async with Load(fleet.url, workers=8) as load:
+        apply(fleet, policy(steps=steps))
+        await reached(fleet, "Paused")
+        assert await share(fleet) == 0.5
+        await fleet.kill_control_plane()
+        await load.progressed(200)
+        await fleet.restart_control_plane()
+        found = await reached(fleet, "Paused")
+        assert (found["step"], found["weight"], await share(fleet)) == (2, 0.5, 0.5)
+        await load.progressed(200)
+        await command(fleet, "promote")
+        await reached(fleet, "Completed")
+    assert load.outcomes.failed == 0, load.outcomes.failures
+
+
+async def test_a_person_steers(fleet: Fleet) -> None:
+    await faults(fleet, None)
+    steps = [{"weight": "10%", "pause": "Manual"}, {"weight": "100%"}]
+    apply(fleet, policy(steps=steps, analysis={"interval": "300ms"}))
+    await reached(fleet, "Paused")
+    await command(fleet, "retry", status=409)
+    await command(fleet, "abort", reason="changed my mind")
+    found = await reached(fleet, "Aborted")
+    assert "alice" in found["why"]
+    assert "changed my mind" in found["why"]
+    assert await share(fleet) == 0.0
+    await command(fleet, "retry")
+    assert (await reached(fleet, "Paused"))["attempt"] == 2
+    await command(fleet, "promote")
+    await reached(fleet, "Completed")
+    assert await share(fleet) == 1.0
+    await command(fleet, "undo", reason="worse answers")
+    await reached(fleet, "Aborted")
+    assert await share(fleet) == 0.0
+    records = (await fleet.get(f"{fleet.admin}/api/v1/audit"))["records"]
+    assert any(record["actor"] == "alice" and "worse answers" in record.get("reason", "") for record in records)
+
+
+async def test_a_policy_that_goes_leaves_the_weights(fleet: Fleet) -> None:
+    apply(fleet, policy(steps=[{"weight": "10%", "pause": "Manual"}, {"weight": "100%"}]))
+    await reached(fleet, "Paused")
+    apply(fleet, None)
+
+    async def gone() -> bool:
+        return not (await fleet.status())["configuration"]["problems"] and await share(fleet) == 0.1
+
+    await eventually(gone, what="the weights stay without their policy")
+
+
+async def test_a_shadow_gets_copies_and_no_user_sees_it(fleet: Fleet) -> None:
+    await faults(fleet, {"error": {"status": 503, "percent": 100}})
+    before = (await fleet.replicas())["canary-us-east-0"]
+    apply(
+        fleet,
+        policy(strategy="Shadow", steps=[{"weight": "50%", "pause": "Manual"}], analysis={"interval": "300ms"}),
+    )
+    await reached(fleet, "Paused")
+    async with Load(fleet.url, workers=4, limit=100) as load:
+        await load.progressed(100)
+    assert (by_arm(load), load.outcomes.failed) == ((0, 100), 0)
+    print(before, (await fleet.replicas())["canary-us-east-0"])
+    await command(fleet, "promote")
+    assert (await reached(fleet, "Completed"))["weight"] == 0
