@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,10 @@ class Loopback:
 
 @dataclass
 class Layout:
-    """What the manifests of a test say: replicas of each pool at each site, and the weights of the split."""
+    """What the manifests of a test say: replicas of each pool at each site, and the weights of the split.
+
+    `annotations` are those of the HTTPRoute, `rules` stand before its split, `not_ready` are replicas by name.
+    """
 
     stable: dict[str, int] = field(default_factory=lambda: {"us-east": 3, "eu-west": 3})
     canary: dict[str, int] = field(default_factory=lambda: {"us-east": 1})
@@ -64,6 +67,10 @@ class Layout:
     canary_weight: int = 0
     stable_weight: int = 100
     failure_mode: str = "FailOpen"
+    annotations: dict[str, str] = field(default_factory=dict)
+    rules: list[dict[str, Any]] = field(default_factory=list)
+    grpc_rules: list[dict[str, Any]] = field(default_factory=list)
+    not_ready: frozenset[str] = frozenset()
 
 
 class Manifests:
@@ -120,21 +127,24 @@ class Manifests:
                 "chat",
                 "http",
                 [
+                    *layout.rules,
                     {
                         "matches": [{"headers": [{"name": "x-model-variant", "value": "canary"}]}],
-                        "backendRefs": [_backend("canary")],
+                        "backendRefs": [backend("canary")],
                     },
                     {
                         "backendRefs": [
-                            _backend("canary", layout.canary_weight),
-                            _backend("stable", layout.stable_weight),
+                            backend("canary", layout.canary_weight),
+                            backend("stable", layout.stable_weight),
                         ]
                     },
                 ],
+                layout.annotations,
             )
         )
         if layout.grpc:
-            documents.append(_route("GRPCRoute", "generate", "grpc", [{"backendRefs": [_backend("grpc")]}]))
+            rules = [*layout.grpc_rules, {"backendRefs": [backend("grpc")]}]
+            documents.append(_route("GRPCRoute", "generate", "grpc", rules))
         return documents
 
     def _pool(self, name: str, sites: dict[str, int], layout: Layout, protocol: str = "http") -> list[dict[str, Any]]:
@@ -168,7 +178,13 @@ class Manifests:
                         },
                         "addressType": "IPv4",
                         "ports": [{"name": "http", "port": port}],
-                        "endpoints": [{"addresses": [address], "targetRef": {"kind": "Pod", "name": replica}}],
+                        "endpoints": [
+                            {
+                                "addresses": [address],
+                                "conditions": {"ready": replica not in layout.not_ready},
+                                "targetRef": {"kind": "Pod", "name": replica},
+                            }
+                        ],
                     }
                 )
         return [pool, *slices]
@@ -181,15 +197,17 @@ class Manifests:
         return self._endpoints[replica]
 
 
-def _backend(pool: str, weight: int = 1) -> dict[str, Any]:
+def backend(pool: str, weight: int = 1) -> dict[str, Any]:
     return {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": pool, "weight": weight}
 
 
-def _route(kind: str, name: str, section: str, rules: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _route(
+    kind: str, name: str, section: str, rules: Sequence[dict[str, Any]], annotations: dict[str, str] | None = None
+) -> dict[str, Any]:
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": kind,
-        "metadata": {"name": name},
+        "metadata": {"name": name, "annotations": annotations or {}},
         "spec": {"parentRefs": [{"name": "main", "sectionName": section}], "rules": list(rules)},
     }
 
@@ -251,17 +269,27 @@ class Fleet:
 
 @asynccontextmanager
 async def running_fleet(
-    folder: Path, layout: Layout | None = None, *, speed: float = 50, extra: Sequence[str] = ()
+    folder: Path,
+    layout: Layout | None = None,
+    *,
+    speed: float = 50,
+    extra: Sequence[str] = (),
+    serve: Callable[[Manifests, AsyncExitStack], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Fleet]:
     """Start a fleet as an operator would: `pointsman sim`, `pointsman up --no-envoy`, `pointsman bootstrap`, Envoy.
 
-    `extra` are further words for `pointsman up`. The block starts when the gateway answers.
+    `extra` are further words for `pointsman up`. With `serve` that function serves the endpoints of the manifests
+    instead of the simulator. The block starts when the gateway answers.
     """
     net = Loopback()
     manifests = Manifests(folder / "config", net)
     manifests.write(layout or Layout())
     async with AsyncExitStack() as stack:
-        simulator = await start_simulator(folder, manifests, speed, stack)
+        simulator = ""
+        if serve is None:
+            simulator = await start_simulator(folder, manifests, speed, stack)
+        else:
+            await serve(manifests, stack)
         grpc_address = net.address()
         grpc_port = net.free_port(grpc_address)
         ready_file = folder / "ready.json"
