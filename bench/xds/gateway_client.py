@@ -57,6 +57,7 @@ class Gateway:
         while (response := await call.read()) is not grpc.aio.EOF:
             self._counts["responses"] += 1
             self._counts["resources"] += len(response.resources)
+            self._counts[response.type_url.rpartition(".")[2]] += len(response.resources)
             held = self._versions.setdefault(response.type_url, {})
             held.update((resource.name, resource.version) for resource in response.resources)
             for name in response.removed_resources:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.endpoint.v3 import load_report_pb2
@@ -49,8 +49,7 @@ NO_LOAD: Final = Load()
 NOWHERE: Final = Locality()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """What a load belongs to: a locality of a cluster, or with `endpoint` (`ip:port`) one endpoint in it."""
 
     cluster: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -38,7 +39,8 @@ class LoadReports:
     """Receives load reports, keeps them in `table` and hands each to the listeners.
 
     `find_gateway` tells which gateway a proxy belongs to (`XdsServer.find_gateway`); a proxy of none is counted under
-    gateway "". Single-threaded, like the xDS server. Listeners return at once; they see every count exactly once.
+    gateway "". `allowed` is that of `XdsServer`. Single-threaded, like the xDS server. Listeners return at once; they see
+    every count exactly once.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class LoadReports:
         clock: Clock | None = None,
         interval_s: float = INTERVAL_S,
         table: LoadTable | None = None,
+        allowed: Callable[[Context], frozenset[str]] | None = None,
     ) -> None:
+        self._allowed = allowed
         self.table = LoadTable() if table is None else table
         self._find_gateway = find_gateway
         self._clock = clock or SystemClock()
@@ -107,6 +111,7 @@ class LoadReports:
             async for request in requests:
                 answer = conversation.receive(request)
                 if not node and conversation.node is not None:
+                    await self._check(conversation.node, context)
                     node = conversation.node.id
                     self._streams[node] += 1
                 if conversation.node is not None and (answer is None or request.cluster_stats):
@@ -119,6 +124,14 @@ class LoadReports:
         finally:
             if node:
                 self._left(node)
+
+    async def _check(self, node: base_pb2.Node, context: Context) -> None:
+        """Nobody reports in the name of a gateway that its certificate does not name."""
+        identity = replace(identity_of(node), allowed=self._allowed(context) if self._allowed else None)
+        if not identity.proven():
+            claim = identity.claims()[:1]
+            log.warning("lrs: a report for a gateway that the certificate does not name", node=node.id, gateway=claim)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this certificate is not for {claim}")
 
     def _take(self, request: lrs_pb2.LoadStatsRequest, node: base_pb2.Node) -> None:
         gateway = self._find_gateway(identity_of(node)) or ""

@@ -9,8 +9,8 @@ from typing import Final
 from pointsman.xds.services.load import NO_LOAD, Load, LoadReport, Place
 
 ROWS_KEPT: Final = 100_000
-"""Rows over all nodes: 100 proxies with 1,000 endpoints each. Past it a new place of a proxy takes the room of the one
-of its own that was silent longest, so that no proxy pushes out another's."""
+"""Rows over all nodes: 100 proxies with 1,000 endpoints each. Past it a new place of a proxy takes the room of its own
+oldest, so that no proxy pushes out another's."""
 
 SERIES_KEPT: Final = 10_000
 """Gateway × cluster × site, which become label values; the rest counts as `other`. Names come from the configuration,
@@ -54,14 +54,22 @@ class Totals:
     dropped: int = 0
 
 
+@dataclass(slots=True)
+class _Row:
+    succeeded: int = 0
+    failed: int = 0
+    issued: int = 0
+    latest: Load = NO_LOAD
+    report: int = 0  # number of the report that `latest` is from
+
+
 @dataclass(slots=True, kw_only=True)
 class _Node:
     gateway: str
     at_s: float
     interval_s: float = 0.0
     reports: int = 0
-    rows: dict[Place, tuple[Load, Load]] = field(default_factory=dict)  # longest silent first
-    active: set[Place] = field(default_factory=set)
+    rows: dict[Place, _Row] = field(default_factory=dict)  # oldest first
 
 
 class LoadTable:
@@ -82,17 +90,12 @@ class LoadTable:
             self.forget(report.node)
             node = self._nodes[report.node] = _Node(gateway=report.gateway, at_s=now_s)
         node.at_s, node.interval_s, node.reports = now_s, report.interval_s, node.reports + 1
-        silent, node.active = node.active, set()
         for place, load in report.loads:
             self._add(node, place, load)
-            node.active.add(place)
             if not place.endpoint:
                 totals = self._series(report.gateway, place.cluster, place.site)
                 totals.succeeded += load.succeeded
                 totals.failed += load.failed
-        for place in silent - node.active:
-            if place in node.rows:
-                node.rows[place] = (_accumulate(node.rows[place][0], NO_LOAD), NO_LOAD)
         for cluster, count in report.dropped:
             self._series(report.gateway, cluster, "").dropped += count
 
@@ -116,7 +119,11 @@ class LoadTable:
         chosen = sorted(self._nodes) if not node else [node] if node in self._nodes else []
         for name in chosen:
             state = self._nodes[name]
-            for place, (total, latest) in state.rows.items():
+            for place, row in state.rows.items():
+                latest = row.latest if row.report == state.reports else NO_LOAD
+                total = Load(
+                    succeeded=row.succeeded, failed=row.failed, issued=row.issued, in_progress=latest.in_progress
+                )
                 yield LoadRow(gateway=state.gateway, node=name, place=place, total=total, latest=latest)
 
     def totals(self) -> Mapping[Series, Totals]:
@@ -133,26 +140,23 @@ class LoadTable:
         return found
 
     def _add(self, node: _Node, place: Place, load: Load) -> None:
-        before = node.rows.pop(place, None)
-        node.rows[place] = (load if before is None else _accumulate(before[0], load), load)
-        self._rows += before is None
-        if self._rows > self._rows_kept:
-            del node.rows[next(iter(node.rows))]
-            self._rows -= 1
-            self.evicted += 1
+        row = node.rows.get(place)
+        if row is None:
+            if self._rows >= self._rows_kept:
+                self.evicted += 1
+                if not node.rows:
+                    return
+                del node.rows[next(iter(node.rows))]
+                self._rows -= 1
+            row = node.rows[place] = _Row()
+            self._rows += 1
+        row.succeeded += load.succeeded
+        row.failed += load.failed
+        row.issued += load.issued
+        row.latest, row.report = load, node.reports
 
     def _series(self, gateway: str, cluster: str, site: str) -> Totals:
         key = (gateway, cluster, site)
         if key not in self._totals and len(self._totals) >= self._series_kept:
             key = OTHER
         return self._totals.setdefault(key, Totals())
-
-
-def _accumulate(total: Load, load: Load) -> Load:
-    """Counts add up; what runs is what the last report says."""
-    return Load(
-        succeeded=total.succeeded + load.succeeded,
-        failed=total.failed + load.failed,
-        issued=total.issued + load.issued,
-        in_progress=load.in_progress,
-    )
