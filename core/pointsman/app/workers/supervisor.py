@@ -39,6 +39,9 @@ RESTART_DELAY_S: Final = 0.2
 SILENT_S: Final = 5.0
 """Silence after which a worker counts as frozen and is killed: it says something every 0.1 s."""
 
+START_S: Final = 60.0
+"""How long a worker may take until it says anything: Python starts in seconds on a machine with no core to spare."""
+
 MAX_UNREAD_BYTES: Final = 1024 * 1024
 """What may wait for a worker that does not read before scrapes are withheld from it; the next ones are fresher."""
 
@@ -54,7 +57,7 @@ class _Running:
     child: ChildProcess
     writer: asyncio.StreamWriter
     link: Link
-    heard_at_s: float
+    silent_from_s: float  # when silence begins to count
     ready: bool = False
     questions: dict[int, asyncio.Future[dict[str, Any] | None]] = field(default_factory=dict)
 
@@ -210,7 +213,9 @@ class PickerWorkers:
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
-        running = _Running(child=child, writer=writer, link=self.node.join(), heard_at_s=self._clock.monotonic_s())
+        running = _Running(
+            child=child, writer=writer, link=self.node.join(), silent_from_s=self._clock.monotonic_s() + START_S
+        )
         self._running[slot] = running
         self._introduce(running)
         beside = [asyncio.create_task(self._gossip(running)), asyncio.create_task(self._watch(running))]
@@ -238,7 +243,7 @@ class PickerWorkers:
             running.send(models)
 
     def _handle(self, slot: int, running: _Running, message: frames.ToParent) -> None:
-        running.heard_at_s = self._clock.monotonic_s()
+        running.silent_from_s = self._clock.monotonic_s()
         match message:
             case frames.Ready():
                 running.ready = True
@@ -267,7 +272,7 @@ class PickerWorkers:
         """Kill the worker when it is frozen; its end of the pipe closes then."""
         while True:
             await asyncio.sleep(SILENT_S / 5)
-            if self._clock.monotonic_s() - running.heard_at_s > SILENT_S:
+            if self._clock.monotonic_s() - running.silent_from_s > SILENT_S:
                 log.error("a picker worker is silent and is killed", pid=running.child.pid)
                 running.child.kill()
                 return
