@@ -28,7 +28,7 @@ log = structlog.get_logger()
 LRS_SERVICE: Final = "envoy.service.load_stats.v3.LoadReportingService"
 
 INTERVAL_S: Final = 1.0
-"""Seconds between reports. What fails shall be seen within a few of them and within 5 s, so it can't be much longer; and
+"""Seconds between reports. What fails shall be seen within a few of them and within 5 s, so it can't be longer; and
 it costs little: reading 1,000 endpoints takes 3.5 ms."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
