@@ -9,6 +9,8 @@ streams end in peace). A gateway that comes back is sent nothing: versions are h
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 from collections.abc import Awaitable, Callable
 from random import SystemRandom
 from typing import Any, Final
@@ -61,12 +63,18 @@ class StreamAge(grpc.aio.ServerInterceptor):
 
     def _limit(self, handler: Handler) -> Handler:
         behaviour: Any = handler.stream_stream or handler.stream_unary
+        generates = inspect.isasyncgenfunction(behaviour)
+
+        async def answers(request: Any, context: Context) -> None:
+            async with contextlib.aclosing(behaviour(request, context)) as generated:
+                async for answer in generated:
+                    await context.write(answer)
 
         async def limited(request: Any, context: Context) -> Any:
             limit = asyncio.timeout(self._age_s * self._random.uniform(1 - JITTER, 1 + JITTER))
             try:
                 async with limit:
-                    return await behaviour(request, context)
+                    return await (answers if generates else behaviour)(request, context)
             except TimeoutError:
                 if not limit.expired():
                     raise

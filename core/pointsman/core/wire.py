@@ -67,8 +67,8 @@ TLS_FOLDER_KEY: Final = "pointsman.tls"
 SERVER_NAME_KEY: Final = "pointsman.server-name"
 """Node metadata of a gateway that uses TLS: the folder with its secrets, and the name that it expects of servers."""
 
-CLIENT_SECRET: Final = "pointsman-client"
-CA_SECRET: Final = "pointsman-ca"
+GATEWAY_CERTIFICATE: Final = "pointsman-client"
+GATEWAY_TRUST: Final = "pointsman-ca"
 """Names of a gateway's secrets: its own certificate, and whom it trusts. Each is the file NAME.json in its folder."""
 
 ALS_LOG_NAME: Final = "pointsman"

@@ -88,14 +88,14 @@ def gateway_secrets(certificate: str, key: str, ca: str, server_name: str) -> di
 
     name = {"san_type": "URI" if "://" in server_name else "DNS", "matcher": {"exact": server_name}}
     secrets: dict[str, Json] = {
-        wire.CLIENT_SECRET: {
+        wire.GATEWAY_CERTIFICATE: {
             "tls_certificate": {
                 "certificate_chain": file(certificate),
                 "private_key": file(key),
                 "watched_directory": watched(certificate),
             }
         },
-        wire.CA_SECRET: {
+        wire.GATEWAY_TRUST: {
             "validation_context": {
                 "trusted_ca": file(ca),
                 "watched_directory": watched(ca),
@@ -120,8 +120,8 @@ def _transport_socket(tls: GatewayTls) -> Json:
         "@type": f"{_TLS}UpstreamTlsContext",
         "common_tls_context": {
             "alpn_protocols": ["h2"],
-            "tls_certificate_sds_secret_configs": [secret(wire.CLIENT_SECRET)],
-            "validation_context_sds_secret_config": secret(wire.CA_SECRET),
+            "tls_certificate_sds_secret_configs": [secret(wire.GATEWAY_CERTIFICATE)],
+            "validation_context_sds_secret_config": secret(wire.GATEWAY_TRUST),
         },
     }
     if tls.server_name:

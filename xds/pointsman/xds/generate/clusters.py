@@ -98,8 +98,8 @@ def _gateway_tls(tls: GatewayTls) -> base_pb2.TransportSocket:
 
     context = tls_pb2.UpstreamTlsContext(sni=tls.server_name)
     context.common_tls_context.alpn_protocols.append("h2")  # gRPC servers end connections that do not ask for it
-    context.common_tls_context.tls_certificate_sds_secret_configs.append(secret(wire.CLIENT_SECRET))
-    context.common_tls_context.validation_context_sds_secret_config.CopyFrom(secret(wire.CA_SECRET))
+    context.common_tls_context.tls_certificate_sds_secret_configs.append(secret(wire.GATEWAY_CERTIFICATE))
+    context.common_tls_context.validation_context_sds_secret_config.CopyFrom(secret(wire.GATEWAY_TRUST))
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=any_of(context))
 
 

@@ -11,7 +11,7 @@ from pointsman.core import wire
 class GatewayTls:
     """How a gateway speaks TLS to the picker.
 
-    `folder` holds its secrets (`wire.CLIENT_SECRET`, `wire.CA_SECRET`), which also say whom it trusts; `server_name` is
+    `folder` holds its secrets (`wire.GATEWAY_CERTIFICATE`, `wire.GATEWAY_TRUST`), which also say whom it trusts; `server_name` is
     sent as SNI ("" for none).
     """
 
