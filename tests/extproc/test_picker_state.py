@@ -102,8 +102,9 @@ def test_pickers_without_shared_state_agree_on_an_idle_fleet() -> None:
 
 def test_the_list_starts_near_and_crosses_sites() -> None:
     decision = picker_of().pick(asking("hi"))
-    assert set(decision.endpoints[:4]) == set(NEAR)
-    assert set(decision.endpoints[4:]) == set(FAR)
+    assert set(decision.endpoints[:2]) < set(NEAR)
+    assert decision.endpoints[2] in FAR, "the third attempt leaves a site that is lost"
+    assert set(decision.endpoints[:5]) > set(NEAR)
     assert decision.destination == ",".join(decision.endpoints)
 
 
@@ -362,4 +363,5 @@ def test_the_candidates_of_an_explanation_stand_in_the_order_of_the_pick(policy:
         shown = [candidate["endpoint"] for candidate in told["candidates"]]
         assert shown[0] == told["endpoints"][0]
         assert sorted(shown) == sorted([*NEAR, *FAR])
-        assert [key for key in shown if key in told["endpoints"][:-1]] == told["endpoints"][:-1]
+        head = told["endpoints"][:2]
+        assert [key for key in shown if key in head] == head, "behind them another site is moved up"

@@ -15,6 +15,10 @@ MAX_LIST = 8
 TIE_MS = 2.0
 """Scores within the same 2 ms are equal: a cached block of 64 tokens is worth 4 ms, a local round trip varies by 1."""
 
+HOME_ATTEMPTS = 2
+"""Endpoints of one site in a row at the head of a list: with the three attempts of the least retry policy, a request
+that meets a site whose replicas all died at once still reaches another one."""
+
 Order = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
@@ -53,15 +57,14 @@ def by_turn(count: int, turn: int) -> Order:
 
 
 def top(order: Order, sites: npt.NDArray[np.int32], limit: int = MAX_LIST) -> list[int]:
-    """The first `limit` positions; the last one gives way to the best of another site if all are of one site.
+    """The first `limit` positions; the best of another site is moved up behind the first `HOME_ATTEMPTS`.
 
-    A retry walks this list, so it must be able to leave a site that is failing.
+    A retry walks this list, so it must leave a site that is failing before the retries run out.
     """
-    best = order[:limit]
-    if len(order) > limit > 1:
-        first = sites[best[0]]
-        if (sites[best] == first).all():
-            elsewhere = order[limit:][sites[order[limit:]] != first]
-            if len(elsewhere):
-                best = np.append(best[:-1], elsewhere[0])
-    return [int(position) for position in best]
+    positions = [int(position) for position in order]
+    if len(positions) > HOME_ATTEMPTS:
+        home = sites[positions[0]]
+        away = next((i for i, position in enumerate(positions) if sites[position] != home), 0)
+        if away > HOME_ATTEMPTS:
+            positions.insert(HOME_ATTEMPTS, positions.pop(away))
+    return positions[:limit]

@@ -11,8 +11,8 @@ from pointsman.core import wire
 class GatewayTls:
     """How a gateway speaks TLS to the picker.
 
-    `folder` holds its secrets (`wire.GATEWAY_CERTIFICATE`, `wire.GATEWAY_TRUST`), which also say whom it trusts; `server_name` is
-    sent as SNI ("" for none).
+    `folder` holds its secrets (`wire.GATEWAY_CERTIFICATE`, `wire.GATEWAY_TRUST`), which also say whom it trusts;
+    `server_name` is sent as SNI ("" for none).
     """
 
     folder: str = "/etc/pointsman"
@@ -39,7 +39,7 @@ class BuildOptions:
         `max_prompt_bytes`: largest body, past it the answer is 413.
         `max_connections`: breaker of a pool (connections, pending and running requests); admission is the picker's
         work, so this only guards Envoy's own memory.
-        `num_retries`: tries after the first one. The picker lists more endpoints than that.
+        `num_retries`: tries after the first one: two endpoints at home and two elsewhere. The picker lists more than that.
         `retry_on_reset`: also retry when the endpoint died after it got the request but before it answered. A
         completion is computed twice then, which costs GPU time but no correctness. Without it a crash is seen by
         every request that waits for its first token.
@@ -85,7 +85,7 @@ class BuildOptions:
 
     max_prompt_bytes: int = wire.MAX_PROMPT_BYTES
     max_connections: int = 40_000
-    num_retries: int = 2
+    num_retries: int = 3
     retry_on_reset: bool = True
     retry_budget_percent: float = 100.0
     retry_min_concurrency: int = 50
