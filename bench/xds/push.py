@@ -115,39 +115,49 @@ def cases(rounds: int) -> Iterator[Case]:
     many = [rule(f"r{n:04}", ("bench/a", 10_000), header=f"model-{n}") for n in range(1_000)]
     yield Case("one weight among 1,000 routes", series(plan(base, [*many, split]), weights))
     spread = [pool(f"bench/p{n:03}", endpoints(100, first=100 * n)) for n in range(100)]
-    yield Case("one endpoint among 10,000 in 100 pools", series(plan([*spread, *base], [split]), member("bench/p000")))
+    yield Case("one endpoint of 10,000 in 100 pools", series(plan([*spread, *base], [split]), member("bench/p000")))
     single = [pool("bench/p000", endpoints(100))]
-    yield Case("one endpoint among 100 in 1 pool", series(plan([*single, *base], [split]), member("bench/p000")))
+    yield Case("one endpoint of 100 in 1 pool", series(plan([*single, *base], [split]), member("bench/p000")))
     fresh = [pool(f"bench/new-{n:04}", endpoints(1, first=n)) for n in range(1_000)]
 
     def come_and_go(now: Plan, turn: int) -> Plan:
         return plan(base if turn % 2 else [*fresh, *base], [split])
 
-    yield Case("1,000 clusters come, 1,000 clusters go", series(plan(base, [split]), come_and_go))
+    yield Case("1,000 clusters come or go", series(plan(base, [split]), come_and_go))
 
 
 async def sizes(plane: Plane, envoy: Envoy, console: Console, rounds: int) -> None:
-    table = Table(title=f"One change, from the Plan to Envoy's ACK ({rounds} each)")
-    for column in ("change", "first state ms", "build ms", "ACK p50 ms", "max ms", "responses", "kB", "Envoy MB"):
+    table = Table(title=f"One change, from the Plan to Envoy's ACK: milliseconds, {rounds} changes each")
+    columns = ("change", "first ms", "build best", "CPU", "Envoy CPU", "ACK best", "p50", "max", "kB", "Envoy MB")
+    for column in columns:
         table.add_column(column, justify="left" if column == "change" else "right")
+    pid = envoy.child.pid
     for case in cases(rounds):
         first_ms = 1000 * await plane.push(next(case.steps))
         times_ms, builds_ms = [], []
         responses, size_bytes, _ = plane.sent()
+        used_s, envoy_s = 0.0, cpu_s(pid)
         for step in case.steps:
             built_s = plane.sent()[2]
+            began_s = time.process_time()
             times_ms.append(1000 * await plane.push(step))
+            used_s += time.process_time() - began_s
             builds_ms.append(1000 * (plane.sent()[2] - built_s))
+        envoy_s = cpu_s(pid) - envoy_s
         after = plane.sent()
+        if after[0] - responses > 2 * rounds:
+            console.print(f"{case.name}: {after[0] - responses} responses for {rounds} changes")
         table.add_row(
             case.name,
             f"{first_ms:,.0f}",
-            f"{np.median(builds_ms):.2f}",
+            f"{min(builds_ms):.2f}",
+            f"{1000 * used_s / rounds:.1f}",
+            f"{1000 * envoy_s / rounds:.0f}",
+            f"{min(times_ms):.1f}",
             f"{np.median(times_ms):.1f}",
             f"{max(times_ms):.1f}",
-            f"{(after[0] - responses) / rounds:.1f}",
             f"{(after[1] - size_bytes) / rounds / 1000:,.1f}",
-            f"{rss_bytes(envoy.child.pid) / 1e6:.0f}",
+            f"{rss_bytes(pid) / 1e6:.0f}",
         )
     console.print(table)
 
@@ -159,7 +169,7 @@ def what_is_rebuilt(console: Console) -> None:
         "endpoints",
         "cold build ms",
         "entries made",
-        "rebuild ms",
+        "rebuild best ms",
         "entries made again",
         "resources changed",
     ):
@@ -171,18 +181,18 @@ def what_is_rebuilt(console: Console) -> None:
         began_s = time.perf_counter()
         before = build_resources(now.gateways[0], OPTIONS, sites=SITES, cache=cache)
         cold_ms = 1000 * (time.perf_counter() - began_s)
-        made, times_ms = cache.misses, []
+        made, best_s = cache.misses, float("inf")
         for turn in range(20):
             now = changed_endpoint(now, spread[0].name, turn + 2)
             began_s = time.perf_counter()
             after = build_resources(now.gateways[0], OPTIONS, sites=SITES, cache=cache)
-            times_ms.append(1000 * (time.perf_counter() - began_s))
+            best_s = min(best_s, time.perf_counter() - began_s)
         changed = sum(after[kind][name] is not before[kind].get(name) for kind in after for name in after[kind])
         table.add_row(
             f"{100 * count:,}",
             f"{cold_ms:.1f}",
             str(made),
-            f"{np.median(times_ms):.2f}",
+            f"{1000 * best_s:.2f}",
             f"{(cache.misses - made) / 20:.0f}",
             str(changed),
         )
@@ -251,7 +261,7 @@ async def paced(plane: Plane, steps: list[Plan], per_s: float) -> list[float]:
 
 
 async def run(rounds: int, rate: float, *, delta: bool) -> None:
-    console = Console(width=130)
+    console = Console(width=140)
     console.print(f"{machine()}; {'delta' if delta else 'SotW'} ADS")
     what_is_rebuilt(console)
     plane = Plane()
