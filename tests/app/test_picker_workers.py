@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -29,6 +30,8 @@ from pointsman.core.clock import SystemClock
 from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.extproc import Feedback, Picker
+from pointsman.extproc.gossip import GossipState, Outbox
+from pointsman.extproc.peers import GossipNode
 from pointsman.extproc.server import ALS_SERVICE, EXT_PROC_SERVICE
 from support.waiting import eventually
 
@@ -121,11 +124,19 @@ class Workers:
 
 @asynccontextmanager
 async def running(count: int = 2) -> AsyncIterator[Workers]:
-    picker, registry = Picker(SystemClock()), CollectorRegistry()
+    clock, registry = SystemClock(), CollectorRegistry()
+    picker = Picker(clock)
     picker.apply(PLAN)
+    gossip = GossipNode(picker, GossipState("parent", 1), Outbox(), clock)
     heard: list[Feedback] = []
     async with PickerWorkers(
-        count, address="127.0.0.1", picker=picker, registry=registry, on_feedback=heard.append, log_format="json"
+        count,
+        address="127.0.0.1",
+        picker=picker,
+        registry=registry,
+        gossip=gossip,
+        on_feedback=heard.append,
+        log_format="json",
     ) as workers:
         workers.publish(PLAN)
         async with asyncio.timeout(60):
@@ -230,17 +241,11 @@ async def test_workers_drain_and_end_with_the_parent() -> None:
 
 
 PARENT = """
-import asyncio, sys
-from prometheus_client import CollectorRegistry
-from pointsman.app.workers.supervisor import PickerWorkers
-from pointsman.core.clock import SystemClock
-from pointsman.core.model import Plan
-from pointsman.extproc import Picker
+import asyncio
+from app.test_picker_workers import running
 async def main():
-    async with PickerWorkers(2, address="127.0.0.1", picker=Picker(SystemClock()), registry=CollectorRegistry()) as w:
-        w.publish(Plan())
-        await w.ready()
-        print("pids", *w.pids, flush=True)
+    async with running() as fleet:
+        print("pids", *fleet.workers.pids, flush=True)
         await asyncio.Event().wait()
 asyncio.run(main())
 """
@@ -248,7 +253,12 @@ asyncio.run(main())
 
 async def test_no_worker_outlives_a_parent_that_is_killed() -> None:
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        sys.executable,
+        "-c",
+        PARENT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
     assert parent.stdout is not None
     async with asyncio.timeout(60):
@@ -283,6 +293,7 @@ async def test_a_port_that_somebody_listens_on_is_refused() -> None:
             port=taken.getsockname()[1],
             picker=Picker(SystemClock()),
             registry=CollectorRegistry(),
+            gossip=GossipNode(Picker(SystemClock()), GossipState("parent", 1), Outbox(), SystemClock()),
         )
         with pytest.raises(PortError):
             await workers.__aenter__()

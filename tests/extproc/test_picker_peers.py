@@ -83,6 +83,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 async def test_load_and_prefixes_are_shared_both_ways(stack: AsyncExitStack) -> None:
     one = await Member("one").start(stack)
     two = await Member("two").start(stack, one)
+    await eventually(lambda: one.node.live() and two.node.live())  # prefixes are told once, loads again and again
     first = [one.pick(f"{n} {LONG}", KEYS[0]) for n in range(3)]
     two.pick(LONG, KEYS[1])
     await eventually(lambda: two.remote(KEYS[0]) == 3 and one.remote(KEYS[1]) == 1)
@@ -109,6 +110,7 @@ async def test_what_one_picker_hears_of_anothers_pick_reaches_it(stack: AsyncExi
     """A gateway's access log stream may end at another picker than its picks."""
     one = await Member("one").start(stack)
     two = await Member("two").start(stack, one)
+    await eventually(lambda: one.node.live() and two.node.live())
     made = one.pick(LONG)
     assert two.picker.feedback(Feedback(pick_id=made.pick_id, ended=True, status=200, ttft_ms=5.0)) is None
     await eventually(lambda: len(one.picker.inflight) == 0)

@@ -32,7 +32,7 @@ class StatusSource(Protocol):
     def endpoints(self) -> list[Json]:
         """One object for each endpoint: `key` (`ip:port`), `name`, `site`, `pool`, `protocol`."""
 
-    def explain(self, pick_id: str) -> Json | None:
+    async def explain(self, pick_id: str) -> Json | None:
         """A recent pick with its candidates, terms and reasons; by our pick id or by the request id."""
 
 
@@ -64,7 +64,7 @@ def admin_application(
         )
 
     async def pick(request: web.Request) -> web.Response:
-        found = source.explain(request.match_info["id"])
+        found = await source.explain(request.match_info["id"])
         if found is None:
             return _json({"error": "this pick is not remembered: only recent ones are"}, status=404)
         return _json(found)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import grpc
 import structlog
@@ -17,6 +19,7 @@ from pointsman.app.admin import AdminServer, admin_application
 from pointsman.app.admin_rollouts import add_rollout_routes
 from pointsman.app.admin_token import read_token
 from pointsman.app.admin_write import add_writing_routes
+from pointsman.app.grpc_options import GRPC_OPTIONS, STOP_GRACE_S
 from pointsman.app.identity import Guard
 from pointsman.app.operations import Operations
 from pointsman.app.pool_load import pool_load
@@ -25,6 +28,7 @@ from pointsman.app.rollouts import Rollouts
 from pointsman.app.status import FleetStatus
 from pointsman.app.stream_age import STREAM_AGE_S, StreamAge, connection_options
 from pointsman.app.tls import Certificates, TlsFiles
+from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core import defaults
 from pointsman.core.clock import SystemClock
 from pointsman.core.compile import compile_plan
@@ -36,23 +40,12 @@ from pointsman.core.overlay import Overlay
 from pointsman.core.snapshot import PlanHolder
 from pointsman.core.store import StateFolder
 from pointsman.extproc import Picker, PickPolicy, Scraper, add_health, add_services
+from pointsman.extproc.gossip import GossipState, Outbox
+from pointsman.extproc.peers import GossipNode, add_gossip, converse
 from pointsman.xds import BuildOptions, GatewayTls, XdsServer
 from pointsman.xds.server import AGGREGATED
 
 log = structlog.get_logger()
-
-GRPC_OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share its traffic
-    ("grpc.max_receive_message_length", 128 * 1024 * 1024),  # the largest prompt (64 MiB) in one message, and room
-    ("grpc.max_send_message_length", -1),
-    # Envoy pings idle connections every 10 s; gRPC's default takes more than one ping in 5 minutes for an attack.
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
-)
-
-STOP_GRACE_S: Final = 0.5
-"""How long running gRPC streams may take to end; xDS streams never end by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +55,9 @@ class ControlPlaneOptions:
     `state` is the folder for what must survive a restart: weights set at run time, the audit log.
     `tls` demands client certificates on the gRPC port and encrypts the admin API where others reach it; with
     `trust_domain` SPIFFE ids of other domains count for nothing. `pickers` (host, port) are what gateways are told, in
-    order of preference; none: our own gRPC address. `stream_age_s`: see `stream_age`.
+    order of preference; none: our own gRPC address. `stream_age_s`: see `stream_age`. `picker_workers`: processes that
+    pick, on a port of their own; 0: this one picks. `picker_peers` are gRPC addresses of other control planes whose
+    pickers share their load with ours.
     """
 
     config: Path
@@ -78,6 +73,8 @@ class ControlPlaneOptions:
     pickers: tuple[tuple[str, int], ...] = ()
     stream_age_s: float = STREAM_AGE_S
     policy: PickPolicy = PickPolicy.JOINT
+    picker_workers: int = 0
+    picker_peers: tuple[tuple[str, int], ...] = ()
 
     def wanted_ports(self) -> list[Wanted]:
         """The addresses that the control plane itself listens on."""
@@ -114,6 +111,10 @@ class ControlPlaneOptions:
             )
         if self.admin_token_file is not None:
             read_token(self.admin_token_file)
+        if self.tls is not None and (self.picker_workers or self.picker_peers):
+            raise PortError(
+                "--picker-workers and --picker-peer have no TLS: they are for a network that is yours alone"
+            )
         if is_wildcard(self.grpc_address) and not self.pickers:
             raise PortError(
                 f"gateways cannot reach their picker at {self.grpc_address}: say --picker HOST:PORT with an address "
@@ -135,7 +136,11 @@ class ControlPlane:
         self._stack = AsyncExitStack()
         self.holder = PlanHolder()
         self.registry = CollectorRegistry()
-        self.picker = Picker(self._clock, policy=options.policy)
+        outbox = Outbox()
+        instance = secrets.token_hex(4)  # a pick of an earlier life or of a peer must not be taken for one of ours
+        self.picker = Picker(self._clock, policy=options.policy, instance=instance, outbox=outbox)
+        self.gossip = GossipNode(self.picker, GossipState(instance, time.time_ns()), outbox, self._clock)
+        self.workers: PickerWorkers | None = None
         self.health = GrpcHealth()
         self.tls: Certificates | None = None
         self.grpc_port = 0
@@ -176,6 +181,7 @@ class ControlPlane:
                 clock=self._clock,
                 tls=self.tls,
                 rollouts=self.rollouts.status,
+                workers=self.workers,
             )
             open_to_others = not is_loopback(options.admin_address)
             application = admin_application(self.status, self.registry, token_file=options.admin_token_file)
@@ -192,11 +198,14 @@ class ControlPlane:
             await admin.start()
             self.admin_url = admin.url
             self._publish(plan)
+            if self.workers is not None:
+                await self.workers.ready()
             watcher = ConfigWatcher(options.config, on_good=self._on_manifests, on_bad=self._on_bad)
             self._run_beside(stack, "configuration watcher", watcher.run())
             self._run_beside(stack, "state folder watcher", self.operations.follow())
             self._run_beside(stack, "rollouts", self.rollouts.run())
-            self._run_beside(stack, "scraper", Scraper(self.picker, self.holder).run())
+            self._run_beside(stack, "scraper", Scraper(self.workers or self.picker, self.holder).run())
+            await self._join_peers(stack)
             if self.tls is not None:
                 self._run_beside(stack, "certificate watcher", self.tls.run())
             self._stack = stack.pop_all()
@@ -219,7 +228,8 @@ class ControlPlane:
             self.grpc_port = self._bind(server, f"{address}:{options.grpc_port}")
         except RuntimeError as error:
             raise PortError(f"the gRPC server cannot listen on {address}:{options.grpc_port}: {error}") from error
-        (picker_address, picker_port), *standbys = options.pickers or ((options.grpc_address, self.grpc_port),)
+        picker_here = await self._pickers_port(stack)
+        (picker_address, picker_port), *standbys = options.pickers or ((options.grpc_address, picker_here),)
         self.xds = XdsServer(
             self.holder,
             BuildOptions(
@@ -233,12 +243,40 @@ class ControlPlane:
             allowed=guard.gateways if guard else None,
         )
         self.xds.add_to(server)
-        add_services(server, self.picker, self.registry, on_feedback=self.rollouts.feedback)
+        if self.workers is None:
+            add_services(server, self.picker, self.registry, on_feedback=self.rollouts.feedback)
+            add_health(server, self.holder, self.health)
+        add_gossip(server, self.gossip)
         self.health.add_to(server)
         self.health.serve_from_first_plan(self.holder, [AGGREGATED[0]])
-        add_health(server, self.holder, self.health)
         await server.start()
         stack.push_async_callback(server.stop, STOP_GRACE_S)
+
+    async def _pickers_port(self, stack: AsyncExitStack) -> int:
+        """The port on which picks are made: the server's own, or that of the workers, which are started."""
+        options = self._options
+        if not options.picker_workers:
+            return self.grpc_port
+        self.workers = await stack.enter_async_context(
+            PickerWorkers(
+                options.picker_workers,
+                address=options.grpc_address,
+                picker=self.picker,
+                registry=self.registry,
+                policy=options.policy,
+                on_feedback=self.rollouts.feedback,
+                gossip=self.gossip,
+            )
+        )
+        return self.workers.port
+
+    async def _join_peers(self, stack: AsyncExitStack) -> None:
+        """Share load with other control planes' pickers; where we dial and where they do, both learn."""
+        self._run_beside(stack, "gossip", self.gossip.run())
+        for host, port in self._options.picker_peers:
+            peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(peer))
+            self._run_beside(stack, f"gossip with {peer}", converse(self.gossip, channel, peer=peer))
 
     def _bind(self, server: grpc.aio.Server, address: str) -> int:
         if self.tls is None:
@@ -280,6 +318,8 @@ class ControlPlane:
 
     def _put_in_force(self, plan: Plan) -> bool:
         self.picker.apply(plan)  # before Envoy can ask for a pool of this Plan
+        if self.workers is not None and plan != self.holder.plan:
+            self.workers.publish(plan)
         changed = self.holder.publish(plan)
         if changed:
             log.info("configuration in force", gateways=len(plan.gateways), pools=len(plan.pools))

@@ -22,7 +22,7 @@ def pool_load(plan: Plan | None, picker: Picker, name: str) -> PoolLoad:
     known = bool(rows) and len(rows) == len(endpoints) and all(math.isfinite(value) for value in (*used, *size))
     return PoolLoad(
         endpoints=len(endpoints),
-        in_flight=sum(int(table.requests[row]) for row in rows),
+        in_flight=sum(int(table.requests[row] + table.remote_requests[row]) for row in rows),
         kv_used_tokens=sum(used) if known else None,
         kv_tokens=sum(size) if known else None,
     )

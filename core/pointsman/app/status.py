@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from pointsman.app.tls import Certificates
 from pointsman.app.version import VERSION
+from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core.clock import Clock
 from pointsman.core.errors import ConfigError, PointsmanError
 from pointsman.core.model import Endpoint, Gateway, Plan, Pool, Rule
@@ -36,7 +37,9 @@ class FleetStatus:
         clock: Clock,
         tls: Certificates | None = None,
         rollouts: Callable[[], list[Json]] = list,
+        workers: PickerWorkers | None = None,
     ) -> None:
+        self._workers = workers
         self._tls = tls
         self._rollouts = rollouts
         self._holder = holder
@@ -98,9 +101,11 @@ class FleetStatus:
             for endpoint in pool.endpoints()
         ]
 
-    def explain(self, pick_id: str) -> Json | None:
+    async def explain(self, pick_id: str) -> Json | None:
         decision = self._picker.explain(pick_id)
-        return None if decision is None else decision.explain()
+        if decision is not None:
+            return decision.explain()
+        return None if self._workers is None else await self._workers.explain(pick_id)
 
     def status(self) -> Json:
         plan = self._holder.plan or Plan()
@@ -154,7 +159,7 @@ class FleetStatus:
         load: Mapping[str, float] = {}
         if row is not None:
             load = {
-                "in_flight": float(table.requests[row]),
+                "in_flight": float(table.requests[row] + table.remote_requests[row]),  # of all pickers
                 "waiting": float(table.seen_waiting[row]),
                 "running": float(table.seen_running[row]),
                 "kv_usage": float(table.seen_kv_usage[row]),

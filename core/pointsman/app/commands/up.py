@@ -60,6 +60,21 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
     help="Gateways open their streams again after this time, and so come back to their first control plane.",
 )
 @click.option(
+    "--picker-workers",
+    type=click.IntRange(0, 64),
+    default=0,
+    show_default=True,
+    help="Processes that pick, on a port of their own; 0: the control plane picks.",
+)
+@click.option(
+    "--picker-peer",
+    "picker_peers",
+    multiple=True,
+    type=host_port,
+    metavar="HOST:PORT",
+    help="gRPC address of another control plane, to share the load of its pickers; repeat it.",
+)
+@click.option(
     "--policy",
     type=click.Choice(["joint", "round-robin", "least-outstanding", "random"]),
     default="joint",
@@ -127,6 +142,8 @@ async def _up(
     admin_token_file: Path | None,
     pickers: tuple[tuple[str, int], ...],
     stream_age_s: float,
+    picker_workers: int,
+    picker_peers: tuple[tuple[str, int], ...],
     policy: str,
     state: Path,
     speed: float,
@@ -150,6 +167,8 @@ async def _up(
             admin_token_file=admin_token_file,
             pickers=pickers,
             stream_age_s=stream_age_s,
+            picker_workers=picker_workers,
+            picker_peers=picker_peers,
             policy=PickPolicy(policy),
         ),
         state=state,

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
-from pointsman.app.control_plane import GRPC_OPTIONS, STOP_GRACE_S
+from pointsman.app.grpc_options import SHARED_PORT_OPTIONS, STOP_GRACE_S
 from pointsman.app.logs import configure_logs
 from pointsman.app.workers import frames
 from pointsman.app.workers.samples import families_of
@@ -39,11 +39,6 @@ FEEDBACK_S: Final = 0.05
 """How long access log entries are collected for the parent; as long as Envoy collects them."""
 
 log = structlog.get_logger()
-
-SHARED_PORT: Final = (
-    *((name, value) for name, value in GRPC_OPTIONS if name != "grpc.so_reuseport"),
-    ("grpc.so_reuseport", 1),
-)
 
 
 class Worker:
@@ -110,7 +105,7 @@ class Worker:
 
     async def _listen(self) -> grpc.aio.Server:
         options = self._options
-        server = grpc.aio.server(options=SHARED_PORT)
+        server = grpc.aio.server(options=SHARED_PORT_OPTIONS)
         add_services(server, self._picker, self._registry, on_feedback=self._heard.append)
         self._health = add_health(server, self._holder)
         address = f"[{options.address}]" if ":" in options.address else options.address

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import socket
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -29,7 +29,6 @@ from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
 from pointsman.extproc import Feedback, Picker, PickPolicy
-from pointsman.extproc.gossip import GossipState, Outbox
 from pointsman.extproc.peers import GossipNode, Link
 from pointsman.picker.v1 import gossip_pb2
 
@@ -69,7 +68,7 @@ class _Running:
 class PickerWorkers:
     """`count` workers on `address`; an asynchronous context manager. `port` 0 takes any; it is known after entering.
 
-    `picker` is the parent's own: it picks nothing, but holds what is scraped, and with `node` the load of all workers.
+    `picker` is the parent's own: it picks nothing, but holds what is scraped and, by `gossip`, the load of all workers.
     Feed Plans with `publish` and give this object to the `Scraper` in place of the picker. `on_feedback` hears every
     access log entry of all workers.
     """
@@ -82,6 +81,7 @@ class PickerWorkers:
         port: int = 0,
         picker: Picker,
         registry: CollectorRegistry,
+        gossip: GossipNode,
         policy: PickPolicy = PickPolicy.JOINT,
         calibrate: bool = False,
         on_feedback: Callable[[Feedback], None] | None = None,
@@ -93,9 +93,8 @@ class PickerWorkers:
         self._address = address
         self._picker = picker
         self._clock = SystemClock()
-        # The parent sends nothing itself, so its name only has to differ from those of other machines.
-        self._host = f"{socket.gethostname()}:{time.time_ns():x}"
-        self.node = GossipNode(picker, GossipState(self._host, time.time_ns()), Outbox(), self._clock)
+        self._gossip_node = gossip
+        self._family = secrets.token_hex(4)  # names of workers differ from those of other machines
         self._metrics = WorkerMetrics(registry)
         self._on_feedback = on_feedback
         self._template = frames.WorkerOptions(
@@ -123,7 +122,6 @@ class PickerWorkers:
         self._tasks = [
             asyncio.create_task(self._keep(slot), name=f"picker worker {slot}") for slot in range(self._count)
         ]
-        self._tasks.append(asyncio.create_task(self.node.run(), name="gossip"))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -190,7 +188,7 @@ class PickerWorkers:
 
     async def _keep(self, slot: int) -> None:
         """Keep one worker at work for ever."""
-        name = f"{self._host}/{slot}"
+        name = f"{self._family}/{slot}"
         while True:
             try:
                 await self._life(slot, name)
@@ -214,7 +212,7 @@ class PickerWorkers:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
         running = _Running(
-            child=child, writer=writer, link=self.node.join(), silent_from_s=self._clock.monotonic_s() + START_S
+            child=child, writer=writer, link=self._gossip_node.join(), silent_from_s=self._clock.monotonic_s() + START_S
         )
         self._running[slot] = running
         self._introduce(running)
@@ -229,7 +227,7 @@ class PickerWorkers:
                 task.cancel()
             for question in running.questions.values():
                 question.cancel()
-            self.node.leave(running.link, gone=name)
+            self._gossip_node.leave(running.link, gone=name)
             self._metrics.ended(name)
             writer.close()
             await child.stop()
@@ -251,7 +249,7 @@ class PickerWorkers:
                     self._all_ready.set()
                 log.info("picker worker ready", worker=slot, pid=running.child.pid, port=self.port)
             case frames.Gossip(update=update):
-                self.node.heard(gossip_pb2.Update.FromString(update), running.link)
+                self._gossip_node.heard(gossip_pb2.Update.FromString(update), running.link)
             case frames.Explained(number=number, decision=decision):
                 question = running.questions.pop(number, None)
                 if question is not None and not question.done():
@@ -261,7 +259,7 @@ class PickerWorkers:
                     for entry in entries:
                         self._on_feedback(entry)
             case frames.Samples(families=families):
-                self._metrics.took(f"{self._host}/{slot}", families)
+                self._metrics.took(f"{self._family}/{slot}", families)
 
     async def _gossip(self, running: _Running) -> None:
         while True:
