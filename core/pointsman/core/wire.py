@@ -57,6 +57,12 @@ REQUEST_ATTRIBUTES: Final = (
 REASON_HEADER: Final = "x-pointsman-reason"
 """Response header of every answer that Pointsman (not a model server) gives: why."""
 
+NO_READY_ENDPOINT: Final = "no-ready-endpoint"
+"""Reason of the picker's 503 when no endpoint of the pool may serve."""
+
+VARIANT_UNAVAILABLE: Final = "variant-unavailable"
+"""Reason of a 503 when the arm that a client chose, or was assigned to, has no endpoint."""
+
 PICKER_CLUSTER: Final = "pointsman-picker"
 """Name of the Envoy cluster that reaches ext_proc and ALS."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pointsman.core import wire
 from pointsman.extproc.cost import Terms
 from pointsman.extproc.filters import Codes, Filtered
 from pointsman.extproc.pick import Order
@@ -14,7 +15,7 @@ from pointsman.extproc.table import Floats
 NO_BODY = Body()
 
 UNKNOWN_POOL = "unknown-pool"
-NO_READY_ENDPOINT = "no-ready-endpoint"
+NO_READY_ENDPOINT = wire.NO_READY_ENDPOINT
 NOT_IN_SUBSET = "no-endpoint-in-subset"
 OVER_OBJECTIVE = "over-objective"
 RESIDENCY = "residency"

@@ -42,7 +42,8 @@ NO_ENDPOINT_FLAGS: Final = ("UH", "UF")
 IS_VARIANT: Final = f"'{VARIANT_NAMESPACE}' in xds.route_metadata.filter_metadata"
 """CEL: the rule's arms are variants (only those have metadata of ours)."""
 
-VARIANT_UNAVAILABLE: Final = "variant-unavailable"
+NOTHING_PICKED: Final = f"response.headers['{wire.REASON_HEADER}'] == '{wire.NO_READY_ENDPOINT}'"
+"""CEL: the picker answered that no endpoint may serve."""
 
 PICKER_FAILED: Final = "response.code_details.startsWith('ext_proc')"
 """CEL: the answer is Envoy's because ext_proc failed, and not one that the picker gave."""
@@ -169,12 +170,18 @@ def _local_replies() -> hcm.LocalReplyConfig:
     variant = accesslog_pb2.AccessLogFilter()
     variant.and_filter.filters.add().response_flag_filter.flags.extend(NO_ENDPOINT_FLAGS)
     variant.and_filter.filters.append(_cel(IS_VARIANT))
+    # The picker's body is kept, its reason is not: whoever chose a variant is to learn the same from either of them.
+    unpicked = config.mappers.add(filter=_cel(f"{NOTHING_PICKED} && {IS_VARIANT}"))
+    unpicked.headers_to_add.add(
+        header=base_pb2.HeaderValue(key=wire.REASON_HEADER, value=wire.VARIANT_UNAVAILABLE),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
     errors = accesslog_pb2.AccessLogFilter(status_code_filter=_status_at_least(400))
     for condition, message, reason in (
-        (variant, "no endpoint of this variant is available", VARIANT_UNAVAILABLE),
+        (variant, "no endpoint of this variant is available", wire.VARIANT_UNAVAILABLE),
         (own, "%LOCAL_REPLY_BODY%", _DETAILS),
         (_cel(PICKER_FAILED), "the endpoint picker gave no answer", _DETAILS),
-        (variant, "", VARIANT_UNAVAILABLE),
+        (variant, "", wire.VARIANT_UNAVAILABLE),
         (errors, "", _DETAILS),
     ):
         mapper = config.mappers.add()
