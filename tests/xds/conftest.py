@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from pointsman.core.model import (
 )
 from pointsman.core.snapshot import PlanHolder
 from pointsman.xds import BuildOptions, XdsServer, bootstrap
+from pointsman.xds.heartbeat import Lifetime
+from pointsman.xds.stream import StreamTimes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,10 +76,19 @@ class Upstreams:
 class ControlPlane:
     """An xDS server on a port of its own, without anything around it."""
 
-    def __init__(self, holder: PlanHolder, port: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        holder: PlanHolder,
+        port: int = 0,
+        *,
+        times: StreamTimes | None = None,
+        lifetimes: Sequence[Lifetime] = (),
+        **settings: Any,
+    ) -> None:
         self.registry = CollectorRegistry()
         # A picker that nobody serves: requests fall back to Envoy's own balancing at once.
-        self.xds = XdsServer(holder, BuildOptions(**{"picker_port": 1, **settings}), self.registry)
+        options = BuildOptions(**{"picker_port": 1, **settings})
+        self.xds = XdsServer(holder, options, self.registry, times=times, lifetimes=lifetimes)
         self._port = port
 
     async def __aenter__(self) -> ControlPlane:

@@ -2,13 +2,14 @@
 
 - a route never arrives at a client that lacks one of its clusters or their endpoints, a cluster in use never leaves;
 - what was found guilty is not sent again;
-- once the noise stops, the client has everything but what it rejects, and nothing more is said.
+- once the noise stops, the client has everything but what it rejects, and nothing more is said;
+- what has a lifetime and was dropped for want of news comes back, and is confirmed in time from then on.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
 from pointsman.xds.session import Session, Snapshot
 
 TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+TTL_S = 3.0
+TTL_MS = int(TTL_S * 1000)
+
 BAD = "!"
 """Versions that end so are rejected by the client."""
 
@@ -33,6 +37,7 @@ class Client:
     delta: bool
     whole: bool  # rejects a response whole, else applies the good part of it
     talkative: bool  # names the culprits
+    passing: bool  # and gives a reason that may pass
     state: dict[str, dict[str, Resource]] = field(default_factory=lambda: {t: {} for t in TYPES})
     acked: dict[str, dict[str, str]] = field(default_factory=lambda: {t: {} for t in TYPES})
     version: dict[str, str] = field(default_factory=dict)
@@ -40,6 +45,23 @@ class Client:
     asked: dict[str, set[str]] = field(default_factory=dict)
     outbox: deque[Request] = field(default_factory=deque)
     hasty: bool = False  # the shell's time-out struck: endpoints may be missing
+    now_s: float = 0.0
+    ends_s: dict[str, float] = field(default_factory=dict)  # of listeners that have a lifetime
+    dropped: int = 0
+
+    def expire(self) -> None:
+        """Drop what was not confirmed. SotW goes on saying the version that it had it with, as Envoy does."""
+        for name in [name for name, end_s in self.ends_s.items() if end_s <= self.now_s]:
+            del self.ends_s[name]
+            self.dropped += 1
+            self.state[LISTENER].pop(name, None)
+            self.acked[LISTENER].pop(name, None)
+
+    def note_lifetimes(self, reply: Reply) -> None:
+        for resource in (*reply.resources, *reply.beats):
+            self.ends_s.pop(resource.name, None)
+            if resource.ttl_ms and resource.name in self.state[LISTENER]:
+                self.ends_s[resource.name] = self.now_s + resource.ttl_ms / 1000
 
     def connect(self) -> None:
         self.outbox.clear()
@@ -89,6 +111,9 @@ class Client:
         type_url = reply.type_url
         self.nonce[type_url] = reply.nonce
         state = self.state[type_url]
+        if any(beat.name not in state or state[beat.name].version != beat.version for beat in reply.beats):
+            self.ask(type_url, answer=True, error="type URL embedded in an individual Any does not match")
+            return
         bad = [r for r in reply.resources if r.version.endswith(BAD)]
         good = [] if bad and self.whole else [r for r in reply.resources if r not in bad]
         for resource in good:
@@ -104,10 +129,13 @@ class Client:
                 self.acked[type_url].pop(name, None)
         error = ""
         if bad:
-            error = f"can not take {' '.join(r.name for r in bad)}: no" if self.talkative else "something is wrong"
+            reason = "cannot bind to its address" if self.passing else "no"
+            error = f"can't take {' '.join(r.name for r in bad)}: {reason}" if self.talkative else "something is wrong"
         else:
             self.version[type_url] = reply.version
             self.acked[type_url] |= {r.name: r.version for r in reply.resources}
+        if type_url == LISTENER and not (bad and self.whole):
+            self.note_lifetimes(reply)
         self.ask(type_url, answer=True, error=error)
         if type_url in {CLUSTER, LISTENER}:
             self.ask(ENDPOINT if type_url == CLUSTER else ROUTE)
@@ -128,8 +156,8 @@ class Client:
 class World:
     """Session, client and the wire between them."""
 
-    def __init__(self, *, delta: bool, whole: bool, talkative: bool) -> None:
-        self.client = Client(delta=delta, whole=whole, talkative=talkative)
+    def __init__(self, *, delta: bool, whole: bool, talkative: bool, passing: bool) -> None:
+        self.client = Client(delta=delta, whole=whole, talkative=talkative, passing=passing)
         self.memory = Memory()
         self.snapshot = Snapshot()
         self.wire: deque[Reply] = deque()
@@ -150,6 +178,11 @@ class World:
             self.memory = Memory()
             self.connect()
 
+    def wait(self) -> None:
+        """A second passes; on the wire nothing moves."""
+        self.client.now_s += 1.0
+        self.client.expire()
+
     def expire(self) -> None:
         self.client.hasty = True
         self.session.expire()
@@ -168,6 +201,7 @@ class World:
         return True
 
     def server_writes(self) -> bool:
+        self.session.tick(self.client.now_s)
         reply = self.session.next()
         if reply is None:
             return False
@@ -202,6 +236,9 @@ def resource_sets(draw: st.DrawFn) -> dict[str, dict[str, Resource]]:
     def version() -> str:
         return str(draw(st.integers(0, 3))) + (BAD if draw(st.integers(0, 9)) == 9 else "")
 
+    def with_ttl(resource: Resource, ttl_ms: int) -> Resource:
+        return replace(resource, ttl_ms=ttl_ms, version=f"ttl{resource.version}", _parts={})
+
     def make(type_url: str, name: str, references: tuple[tuple[str, str], ...] = ()) -> Resource:
         tag = "".join(sorted(ref for _, ref in references))
         ver = f"{tag}{version()}"
@@ -216,13 +253,16 @@ def resource_sets(draw: st.DrawFn) -> dict[str, dict[str, Resource]]:
     for name in sorted(routes):
         arms = draw(st.lists(st.sampled_from(sorted(clusters)), min_size=1, max_size=2, unique=True))
         found[ROUTE][name] = make(ROUTE, name, tuple((CLUSTER, arm) for arm in sorted(arms)))
-        found[LISTENER][f"l-{name}"] = make(LISTENER, f"l-{name}", ((ROUTE, name),))
+        made = make(LISTENER, f"l-{name}", ((ROUTE, name),))
+        found[LISTENER][made.name] = with_ttl(made, TTL_MS) if draw(st.booleans()) else made
     return found
 
 
 STEPS = st.one_of(
     st.sampled_from(
-        ["server_reads", "server_writes", "client_reads"] * 6 + ["connect", "warmed", "settle", "restart", "expire"]
+        ["server_reads", "server_writes", "client_reads"] * 6
+        + ["connect", "warmed", "settle", "restart", "expire"]
+        + ["wait"] * 3
     ),
     resource_sets(),
 )
@@ -233,12 +273,18 @@ def good_state(world: World) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
-@given(whole=st.booleans(), talkative=st.booleans(), steps=st.lists(STEPS, max_size=60), last=resource_sets())
+@given(
+    whole=st.booleans(),
+    talkative=st.booleans(),
+    passing=st.booleans(),
+    steps=st.lists(STEPS, max_size=60),
+    last=resource_sets(),
+)
 @settings(max_examples=150, deadline=None)
 def test_every_conversation_ends_well(
-    delta: bool, whole: bool, talkative: bool, steps: list[Any], last: dict[str, dict[str, Resource]]
+    delta: bool, whole: bool, talkative: bool, passing: bool, steps: list[Any], last: dict[str, dict[str, Resource]]
 ) -> None:
-    world = World(delta=delta, whole=whole, talkative=talkative)
+    world = World(delta=delta, whole=whole, talkative=talkative, passing=passing)
     world.publish(last)
     world.settle()  # most of the interesting moments come after the first one
     for step in steps:
@@ -264,3 +310,10 @@ def test_every_conversation_ends_well(
     # And nothing more is said.
     world.publish({t: dict(r) for t, r in last.items()})
     assert not world.server_writes()
+    # Nor does anything get lost in quiet times.
+    dropped = world.client.dropped
+    for _ in range(2 * int(TTL_S)):
+        world.wait()
+        world.settle()
+        assert good_state(world)[LISTENER] == held[LISTENER]
+    assert world.client.dropped == dropped

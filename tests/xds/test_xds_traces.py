@@ -2,16 +2,18 @@
 
 A block is a command with indented lines, `----`, and exactly what came of it:
 
-    publish                      a new desired state: `TYPE name@version needs TYPE/name …` per line
+    publish                      a new desired state: `TYPE name@version [ttl=seconds] [needs TYPE/name …]` per line
     connect sotw | delta         a new stream of the same client process
     restart                      the control plane forgets what it knew of the client
     request TYPE names…          SotW: `nonce=…`, `version=…` (`last`: as last received), default: the last nonce
     subscribe TYPE names…        delta: `-name` unsubscribes, `holds=name@version,…` is sent at a reconnect
     ack TYPE / nack TYPE text    answers the last response of that type (SotW: with the same names as before)
     warmed / expire              the shell's timers
+    tick SECONDS                 the time that it is now
     state                        what status would show
 
-What comes of it: notes, `-> TYPE #nonce name@version -removed`, and what is held back.
+What comes of it: notes, `-> TYPE #nonce name@version -removed`, and what is held back. `+name` is sent again although
+the client has it, `~name` confirmed without a body.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from pointsman.core.errors import PeerError
-from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale
+from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale, Unsupported
 from pointsman.xds.memory import Memory
 from pointsman.xds.resources import SHORT_NAMES, Resource
 from pointsman.xds.session import Session, Snapshot
@@ -32,10 +34,14 @@ TRACES = sorted((Path(__file__).parent / "traces").glob("*.txt"))
 TYPES = {short: url for url, short in SHORT_NAMES.items()}
 
 
-def fake(type_url: str, spec: str, needs: str = "") -> Resource:
+def fake(line: str) -> Resource:
+    """A resource from its line in `publish`."""
+    before, _, needs = line.partition(" needs ")
+    kind, spec, *options = before.split()
     name, _, version = spec.partition("@")
     references = tuple((TYPES[kind], ref) for kind, _, ref in (entry.partition("/") for entry in needs.split()))
-    return Resource(type_url, name, version, f"{name} {version}".encode(), references)
+    ttl_ms = sum(int(1000 * float(option.removeprefix("ttl="))) for option in options)
+    return Resource(TYPES[kind], name, version, f"{name} {version}".encode(), references, ttl_ms)
 
 
 class Script:
@@ -47,6 +53,7 @@ class Script:
         self.session = Session(self.memory, self.snapshot, delta=False)
         self.last: dict[str, Reply] = {}
         self.names: dict[str, list[str]] = {}
+        self.now_s = 0.0
 
     def run(self, command: str, lines: list[str]) -> list[str]:
         verb, *words = command.split()
@@ -55,18 +62,21 @@ class Script:
             out += getattr(self, f"do_{verb}")(words, lines) or []
         except PeerError as error:
             return [f"error: {error}"]
+        self.session.tick(self.now_s)
         while (reply := self.session.next()) is not None:
             self.last[reply.type_url] = reply
-            parts = [f"{r.name}@{r.version}" for r in reply.resources] + [f"-{name}" for name in reply.removed]
+            flight = self.session.channels[reply.type_url].in_flight
+            again = "+" if flight is not None and flight.renewal else ""
+            parts = [f"{again}{r.name}@{r.version}" for r in reply.resources] + [f"-{name}" for name in reply.removed]
+            parts += [f"~{r.name}@{r.version}" for r in reply.beats]
             out.append(f"-> {short(reply.type_url)} #{reply.nonce} {' '.join(parts) or '(empty)'}")
         return out + [f"   {waiting}" for waiting in self.session.waiting]
 
     def do_publish(self, _: list[str], lines: list[str]) -> None:
         resources: dict[str, dict[str, Resource]] = {}
         for line in lines:
-            kind, spec, *rest = line.split(maxsplit=3)
-            resource = fake(TYPES[kind], spec, rest[1] if rest else "")
-            resources.setdefault(TYPES[kind], {})[resource.name] = resource
+            resource = fake(line)
+            resources.setdefault(resource.type_url, {})[resource.name] = resource
         self.snapshot = Snapshot(generation=self.snapshot.generation + 1, resources=resources)
         self.session.publish(self.snapshot)
 
@@ -121,13 +131,20 @@ class Script:
     def do_expire(self, _: list[str], __: list[str]) -> None:
         self.session.expire()
 
+    def do_tick(self, words: list[str], _: list[str]) -> list[str]:
+        self.now_s = float(words[0])
+        next_s = self.session.tick(self.now_s)
+        return [] if next_s is None else [f"next: {next_s:g}"]
+
     def do_state(self, _: list[str], __: list[str]) -> list[str]:
         lines = [f"settled: {'yes' if self.session.settled() else 'no'}"]
         for state in self.session.types():
             held = " ".join(f"{name}@{version}" for name, version in sorted(state.acked.items()))
             pending = f" pending: {' '.join(state.pending)}" if state.pending else ""
             lines.append(f"{short(state.type_url)}: {held or '(nothing)'}{pending}")
-        lines += [f"rejected: {short(r.type_url)} {r.name}@{r.version}: {r.message}" for r in self.session.rejections()]
+        for r in self.session.rejections():
+            retries = f" (retries: {r.retries}, {'no more' if r.final else 'more to come'})" if r.retries else ""
+            lines.append(f"rejected: {short(r.type_url)} {r.name}@{r.version}: {r.message}{retries}")
         return lines
 
     def answer(self, type_url: str, error: str) -> list[str]:
@@ -154,7 +171,10 @@ def short(type_url: str) -> str:
 
 def describe(note: Note) -> str:
     if isinstance(note, Acked):
-        return f"acked {short(note.reply.type_url)} #{note.reply.nonce}"
+        forgiven = "".join(f", {r.name}@{r.version} after all" for r in note.forgiven)
+        return f"acked {short(note.reply.type_url)} #{note.reply.nonce}{forgiven}"
+    if isinstance(note, Unsupported):
+        return f"not served {short(note.type_url)}: {' '.join(note.names)}"
     if isinstance(note, Stale):
         return f"stale {short(note.type_url)} #{note.nonce}"
     assert isinstance(note, Nacked)

@@ -173,21 +173,17 @@ class Channel:
                 self.heartbeats.found(seen, self.now_s)
 
     def tick(self, now_s: float) -> float | None:
-        """Time has passed: note what is to be confirmed; returns when the next of it is due."""
+        """Time has passed: note what is to be confirmed; returns when the next of it is due, None if the answer to the
+        response on its way must come first."""
         self.now_s = now_s
         due, lost = self.heartbeats.check(self.known, self.in_flight.sent if self.in_flight else {}, now_s)
-        if lost:
-            self.let_go(lost)
+        self.renewing |= lost
         (self.renewing if self.whole else self.beats).update(due)
-        return self.heartbeats.next_s()
-
-    def let_go(self, names: Set[str]) -> None:
-        """The client does not have these any more."""
-        self.known = {name: resource for name, resource in self.known.items() if name not in names}
+        return None if self.in_flight is not None else self.heartbeats.next_s()
 
     def take_beats(self) -> tuple[Resource, ...]:
         """What is to be confirmed without a body now."""
-        found = tuple(self.known[name] for name in sorted(self.beats) if name in self.known)
+        found = tuple(self.known[name] for name in sorted(self.beats - self.renewing) if name in self.known)
         self.beats.clear()
         return found
 
@@ -221,6 +217,7 @@ class Channel:
         self.generations = {name: g for name, g in self.generations.items() if name in self.known}
         self.sent_with = {name: number for name, number in self.sent_with.items() if self.subscription.wants(name)}
         self.forced = {name for name in self.forced if self.subscription.wants(name)}
+        self.renewing &= self.known.keys()
 
     def send(self, reply: Reply, trial: Mapping[str, Resource], generation: int) -> Reply:
         """Note that `reply` is on its way."""
@@ -228,7 +225,7 @@ class Channel:
         renewal = bool(reply.beats) or (bool(trial) and not reply.removed and trial.keys() <= self.renewing)
         self.in_flight = InFlight(reply=reply, generation=generation, sent=sent, trial=trial, renewal=renewal)
         self.heartbeats.sent((*reply.resources, *reply.beats), self.now_s)
-        self.renewing.difference_update(sent)
+        self.renewing.difference_update(sent, reply.removed)
         self.forced.difference_update(sent)
         self.forced.difference_update(reply.removed)
         self.sent_with.update(dict.fromkeys(sent, int(reply.nonce)))
@@ -262,8 +259,9 @@ class Channel:
         if flight.reply.beats:
             # It let go of something before the confirmation came, or does not know confirmations.
             self.whole = True
-            self.let_go({resource.name for resource in flight.reply.beats})
+            self.renewing.update(resource.name for resource in flight.reply.beats)
             return Nacked(reply=flight.reply, message=message, rejections=())
+        self.heartbeats.refused(flight.sent, self.now_s)
         hunting = bool(self.probation)
         fresh = {name: resource for name, resource in flight.trial.items() if resource not in self.quarantine}
         culprits = self.probation.rejected(fresh, message) if fresh else []

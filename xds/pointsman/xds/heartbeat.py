@@ -101,14 +101,16 @@ class Heartbeats:
     def check(
         self, held: Mapping[str, Resource], on_its_way: Mapping[str, Resource], now_s: float
     ) -> tuple[set[str], set[str]]:
-        """Names to confirm now, and names that were not confirmed in time: the client has dropped them."""
+        """Names to confirm now, and names that were not confirmed in time: those are sent whole, because the client
+        has dropped them."""
         due: set[str] = set()
         lost: set[str] = set()
         for name in list(self._next_s):
             resource = held.get(name)
+            if name in on_its_way:
+                continue  # the answer to it will tell
             if resource is None or not resource.ttl_ms:
-                if name not in on_its_way:
-                    del self._confirmed_s[name], self._next_s[name]
+                del self._confirmed_s[name], self._next_s[name]
             elif now_s - self._confirmed_s[name] >= resource.ttl_ms / 1000:
                 lost.add(name)
                 del self._confirmed_s[name], self._next_s[name]
@@ -116,6 +118,12 @@ class Heartbeats:
                 due.add(name)
                 self._next_s[name] = now_s + _period_s(resource)
         return due, lost
+
+    def refused(self, names: Iterable[str], now_s: float) -> None:
+        """A response with these was refused, so what the client had of them was not confirmed: do that at once."""
+        for name in names:
+            if name in self._next_s:
+                self._next_s[name] = now_s
 
     def next_s(self) -> float | None:
         """When `check` has something to say at the earliest."""

@@ -121,7 +121,7 @@ def make_resource(
 
 def with_ttl(resource: Resource, ttl_ms: int) -> Resource:
     """The same with a lifetime. It has another version: who holds it without one must be sent it again."""
-    version = xxhash.xxh3_128_hexdigest(f"{resource.version} {ttl_ms}")
+    version = xxhash.xxh3_128_hexdigest(f"{resource.version} {ttl_ms}".encode())
     return Resource(resource.type_url, resource.name, version, resource.body, resource.references, ttl_ms)
 
 

@@ -125,9 +125,8 @@ class Session:
             self._releases = self._memory.quarantine.releases
             self._dirty.update(self._channels)
         for type_url, channel in self._channels.items():
-            known = channel.known
             due_s.append(channel.tick(now_s))
-            if channel.beats or channel.renewing or channel.known is not known:
+            if channel.beats or channel.renewing:
                 self._dirty.add(type_url)
         return min((at_s for at_s in due_s if at_s is not None), default=None)
 
