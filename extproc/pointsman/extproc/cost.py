@@ -7,7 +7,7 @@
              + p*(best_cached - cached)                     where warm and cached < best_cached/2
              + penalty + ramp + degraded + price + lora     0 when unused
 
-Fitted on the tuning slice of the policy benchmark (`pointsman bench fit`, docs/performance.md).
+Chosen on the tuning slice of the policy benchmark (docs/performance.md); `pointsman bench fit` does it again.
 """
 
 from __future__ import annotations
