@@ -66,7 +66,7 @@ def _around(rng: random.Random, mean: float, sigma: float) -> int:
 def _text(rng: random.Random, chars: int) -> str:
     words: list[str] = []
     size = 0
-    while size < chars:
+    while size <= chars:
         words.append("".join(rng.choices(_SOUNDS, k=rng.randint(1, 4))))
         size += len(words[-1]) + 1
     return " ".join(words)[:chars]
