@@ -46,45 +46,55 @@ async def serve_names(manifests: Manifests, stack: AsyncExitStack) -> None:
 
 
 class Pipe:
-    """One keep-alive connection to a gateway."""
+    """One keep-alive connection to a gateway.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    Envoy closes a connection on which more requests wait when it has answered one by itself; then, and only then, the
+    rest goes over a new one.
+    """
+
+    def __init__(self, address: str, port: int) -> None:
+        self._place = (address, port)
 
     async def ask(self, headers: Sequence[str], *, path: str = "/v1/models") -> list[str]:
-        """One GET for each of `headers` (whole lines, or empty); who answered, in order, or the status."""
+        """One GET for each of `headers` (whole lines, or empty); who answered, in order, or status and reason."""
         found: list[str] = []
-        for start in range(0, len(headers), BATCH):
-            batch = headers[start : start + BATCH]
-            requests = (f"GET {path} HTTP/1.1\r\nhost: x\r\n{line}\r\n" for line in map(_line, batch))
-            self._writer.write("".join(requests).encode())
-            found += [await self._answer() for _ in batch]
+        while len(found) < len(headers):
+            reader, writer = await asyncio.open_connection(*self._place)
+            try:
+                while len(found) < len(headers):
+                    batch = headers[len(found) : len(found) + BATCH]
+                    requests = (f"GET {path} HTTP/1.1\r\nhost: x\r\n{line}\r\n" for line in map(_line, batch))
+                    writer.write("".join(requests).encode())
+                    for _ in batch:
+                        found.append(await _answer(reader))  # noqa: PERF401  # what came before an end counts
+            except (asyncio.IncompleteReadError, ConnectionResetError):
+                if not found or not found[-1][0].isdigit():
+                    raise
+            finally:
+                writer.close()
         return found
 
-    async def _answer(self) -> str:
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        status, *lines = head.split("\r\n")
-        fields = dict(line.lower().split(": ", 1) for line in lines if line)
-        await self._reader.readexactly(int(fields.get("content-length", "0")))
-        return fields.get("x-arm") or f"{status.split(' ')[1]} {fields.get('x-pointsman-reason', '')}".rstrip()
 
-    def close(self) -> None:
-        self._writer.close()
+async def _answer(reader: asyncio.StreamReader) -> str:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    status, *lines = head.split("\r\n")
+    fields = dict(line.lower().split(": ", 1) for line in lines if line)
+    await reader.readexactly(int(fields.get("content-length", "0")))
+    return fields.get("x-arm") or f"{status.split(' ')[1]} {fields.get('x-pointsman-reason', '')}".rstrip()
 
 
 def _line(header: str) -> str:
     return f"{header}\r\n" if header else ""
 
 
-async def ask_all(address: str, port: int, headers: Sequence[str], *, connections: int = 8) -> list[str]:
+async def ask_all(
+    address: str, port: int, headers: Sequence[str], *, connections: int = 8, path: str = "/v1/models"
+) -> list[str]:
     """Send one request for each of `headers` over several connections; answers in the order of `headers`."""
-    pipes = [Pipe(*await asyncio.open_connection(address, port)) for _ in range(connections)]
-    try:
-        parts = await asyncio.gather(*(pipe.ask(headers[index::connections]) for index, pipe in enumerate(pipes)))
-    finally:
-        for pipe in pipes:
-            pipe.close()
+    pipes = [Pipe(address, port) for _ in range(connections)]
+    parts = await asyncio.gather(
+        *(pipe.ask(headers[index::connections], path=path) for index, pipe in enumerate(pipes))
+    )
     answers = [""] * len(headers)
     for index, part in enumerate(parts):
         answers[index::connections] = part

@@ -64,6 +64,7 @@ class Layout:
     stable: dict[str, int] = field(default_factory=lambda: {"us-east": 3, "eu-west": 3})
     canary: dict[str, int] = field(default_factory=lambda: {"us-east": 1})
     grpc: dict[str, int] = field(default_factory=dict)
+    idle: dict[str, int] = field(default_factory=dict)  # a second pool for gRPC, which only `grpc_rules` use
     canary_weight: int = 0
     stable_weight: int = 100
     failure_mode: str = "FailOpen"
@@ -88,8 +89,9 @@ class Manifests:
         """Write the manifests of `layout`; endpoints keep their addresses from call to call."""
         documents = [*self._gateway(layout), *self._pool("stable", layout.stable, layout)]
         documents += self._pool("canary", layout.canary, layout)
-        if layout.grpc:
-            documents += self._pool("grpc", layout.grpc, layout, protocol="kubernetes.io/h2c")
+        for name, sites in (("grpc", layout.grpc), ("idle", layout.idle)):
+            if sites:
+                documents += self._pool(name, sites, layout, protocol="kubernetes.io/h2c")
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder.parent / "draft.yaml"
         draft.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
