@@ -102,9 +102,11 @@ def _rates(check: Check, canary: Arm, stable: Arm) -> _Judged:
     limit, worst = check.limit.value, check.must_catch.value
     rare = statistics.rarity(worst)
     if check.limit.comparison is Comparison.ABSOLUTE:
-        hits, trials = np.array([float(ours[0])]), np.array([float(ours[1])])
-        against = float(statistics.refute_at_most(hits, trials, limit, rare)[0])
-        in_favour = float(statistics.refute_at_least(hits, trials, worst, rare)[0])
+        if not ours[1]:
+            return 0, True, values, _NO_EVIDENCE, _NO_EVIDENCE
+        hits = np.array([float(ours[0])])
+        against = float(statistics.refute_at_most(hits, ours[1], limit, rare)[0])
+        in_favour = float(statistics.refute_at_least(hits, ours[1], worst, rare)[0])
         return ours[1], True, values, against, in_favour
     against = statistics.refute_difference_at_most(ours, theirs, limit, rare)
     in_favour = statistics.refute_difference_at_least(ours, theirs, worst, rare)
@@ -117,7 +119,7 @@ def _times(check: Check, canary: Arm, stable: Arm) -> _Judged:
     values = (buckets.quantile_ms(ours, check.quantile), buckets.quantile_ms(theirs, check.quantile))
     samples, base = int(ours.sum()), int(theirs.sum())
     if check.limit.comparison is Comparison.ABSOLUTE:
-        against, in_favour = _absolute(check, ours, samples)
+        against, in_favour = _absolute(check, ours, samples) if samples else (_NO_EVIDENCE, _NO_EVIDENCE)
         return samples, True, values, against, in_favour
     if not samples or not base:
         return samples, base > 0, values, _NO_EVIDENCE, _NO_EVIDENCE
@@ -134,11 +136,11 @@ def _absolute(check: Check, histogram: Counts, samples: int) -> tuple[float, flo
     assert check.limit is not None and check.must_catch is not None
     counted = buckets.from_bucket(histogram)
     tail = 1.0 - check.quantile
-    rare, trials = statistics.rarity(tail), np.array([float(samples)])
+    rare = statistics.rarity(tail)
     above = int(np.searchsorted(buckets.LOWER_MS, check.limit.value, side="left"))
     near = buckets.bucket(check.must_catch.value)
-    against = statistics.refute_at_most(np.array([counted[above]]), trials, tail, rare)
-    in_favour = statistics.refute_at_least(np.array([counted[near]]), trials, tail, rare)
+    against = statistics.refute_at_most(np.array([counted[above]]), samples, tail, rare)
+    in_favour = statistics.refute_at_least(np.array([counted[near]]), samples, tail, rare)
     return float(against[0]), float(in_favour[0])
 
 

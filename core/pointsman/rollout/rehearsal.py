@@ -76,6 +76,8 @@ class _Rehearsal:
         self._evidence = Evidence()
         self._requests = self._canary_requests = self._failed = self._largest = 0
         self._now_s = 0.0
+        judged = {check.metric for check in spec.request_checks}
+        self._measured = [(m, f) for m, f in ((Metric.TTFT, 1.0), (Metric.E2E, E2E_FACTOR)) if m in judged]
         state, effects = machine.begin(spec, 0.0)
         self._state = state
         self._act(effects)
@@ -133,7 +135,7 @@ class _Rehearsal:
         arm.outcomes[Outcome.SERVER_ERROR] += failed
         arm.outcomes[Outcome.OK] += requests - failed
         times = model.ttft_ms * np.exp(model.sigma * self._random.standard_normal(requests - failed))
-        for metric, factor in ((Metric.TTFT, 1.0), (Metric.E2E, E2E_FACTOR)):
+        for metric, factor in self._measured:
             places = np.searchsorted(buckets.LOWER_MS, times * factor, side="right") - 1
             arm.histograms[metric] += np.bincount(places, minlength=buckets.SIZE)
         return failed
