@@ -1,4 +1,4 @@
-"""Does a control plane grow when its gateways come and go? `python bench/xds/reconnects.py [--rounds N] [--strangers N]`
+"""Does a control plane grow when its gateways come and go? `python bench/xds/reconnects.py [--rounds 2000]`
 
 A server in a process of its own; a client connects, asks for everything (clusters, endpoints, listeners, routes), gets
 and acknowledges it, and leaves, over and over: delta and SotW in turn, under 50 node ids. Every fourth leaves without a

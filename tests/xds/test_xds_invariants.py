@@ -53,8 +53,7 @@ class Client:
         """Drop what was not confirmed. SotW goes on saying the version that it had it with, as Envoy does."""
         for name in [name for name, end_s in self.ends_s.items() if end_s <= self.now_s]:
             del self.ends_s[name]
-            self.dropped += 1
-            self.state[LISTENER].pop(name, None)
+            self.dropped += self.state[LISTENER].pop(name, None) is not None
             self.acked[LISTENER].pop(name, None)
 
     def note_lifetimes(self, reply: Reply) -> None:
