@@ -49,7 +49,7 @@ class Pipe:
     """One keep-alive connection to a gateway.
 
     Envoy closes a connection on which more requests wait when it has answered one by itself; then, and only then, the
-    rest goes over a new one.
+    rest goes over a new one, one by one while that lasts.
     """
 
     def __init__(self, address: str, port: int) -> None:
@@ -62,7 +62,8 @@ class Pipe:
             reader, writer = await asyncio.open_connection(*self._place)
             try:
                 while len(found) < len(headers):
-                    batch = headers[len(found) : len(found) + BATCH]
+                    size = 1 if found and found[-1][0].isdigit() else BATCH
+                    batch = headers[len(found) : len(found) + size]
                     requests = (f"GET {path} HTTP/1.1\r\nhost: x\r\n{line}\r\n" for line in map(_line, batch))
                     writer.write("".join(requests).encode())
                     for _ in batch:

@@ -10,8 +10,10 @@ import click
 from pointsman.app.version import VERSION
 
 COMMANDS: Final = {
+    "audit": "pointsman.app.commands.audit:audit",
     "bootstrap": "pointsman.app.commands.bootstrap:bootstrap",
     "certs": "pointsman.app.commands.certs:certs",
+    "plan": "pointsman.app.commands.plan:plan",
     "render": "pointsman.app.commands.render:render",
     "replay": "pointsman.replay.cli:replay_command",
     "rollout": "pointsman.app.commands.rollout:rollout",

@@ -177,6 +177,7 @@ class ControlPlane:
                 picker=self.picker,
                 xds=self.xds,
                 folder=options.config,
+                state=options.state,
                 registry=self.registry,
                 clock=self._clock,
                 tls=self.tls,

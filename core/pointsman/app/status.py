@@ -15,7 +15,7 @@ from pointsman.app.version import VERSION
 from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core.clock import Clock
 from pointsman.core.errors import ConfigError, PointsmanError
-from pointsman.core.model import Endpoint, Gateway, Plan, Pool, Rule
+from pointsman.core.model import Endpoint, Gateway, Plan, Pool, Rule, Split
 from pointsman.core.snapshot import PlanHolder
 from pointsman.extproc import Picker
 from pointsman.xds import XdsServer
@@ -33,6 +33,7 @@ class FleetStatus:
         picker: Picker,
         xds: XdsServer,
         folder: Path,
+        state: Path,
         registry: CollectorRegistry,
         clock: Clock,
         tls: Certificates | None = None,
@@ -45,7 +46,8 @@ class FleetStatus:
         self._holder = holder
         self._picker = picker
         self._xds = xds
-        self._folder = folder
+        self._folder = folder.absolute()
+        self._state = state.absolute()
         self._clock = clock
         self._error: PointsmanError | None = None
         self._accepted = False
@@ -115,6 +117,8 @@ class FleetStatus:
             "sites": [{"name": site.name, "draining": site.draining} for site in plan.sites],
             "gateways": [self._gateway(gateway) for gateway in plan.gateways],
             "pools": [self._pool(pool) for pool in plan.pools],
+            "weights": [_split(split) for split in plan.splits],
+            "notes": [{"rule": note.rule, "reason": note.reason, "message": note.message} for note in plan.notes],
             "rollouts": self._rollouts(),
             "xds": self._xds.status(),
         }
@@ -122,6 +126,7 @@ class FleetStatus:
     def _configuration(self) -> Json:
         return {
             "folder": str(self._folder),
+            "state": str(self._state),
             "accepted": self._accepted,
             "loaded_at": _timestamp(self._loaded_at_s),
             "problems": _problems(self._error),
@@ -179,6 +184,15 @@ def _rule(rule: Rule) -> Json:
         "name": rule.name,
         "route": rule.route,
         "arms": [{"pool": arm.pool, "weight": arm.weight} for arm in rule.arms],
+    }
+
+
+def _split(split: Split) -> Json:
+    """What is in force for a rule, and by whom; `/api/v1/weights` tells more."""
+    return {
+        "rule": split.rule,
+        "set_by": (split.owner or "operator") if split.overlaid else "",
+        "effective": {arm.pool: arm.effective for arm in split.arms},
     }
 
 

@@ -65,9 +65,12 @@ def line_hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def verify(lines: Iterable[bytes]) -> Verdict:
-    """Check the chain of lines (without line ends), up to the first thing that is wrong."""
-    head, count = FIRST, 0
+def verify(lines: Iterable[bytes], *, noted: str = "") -> Verdict:
+    """Check the chain of lines (without line ends), up to the first thing that is wrong.
+
+    `noted` is a head that somebody wrote down: if no line has it, lines were cut off, or the whole log is another one.
+    """
+    head, count, seen = FIRST, 0, noted in {"", FIRST}
     for number, line in enumerate(lines, start=1):
         try:
             record = msgspec.json.decode(line, type=Record)
@@ -79,23 +82,22 @@ def verify(lines: Iterable[bytes]) -> Verdict:
         if record.seq != number:
             return Verdict(lines=count, head=head, problem=f"line {number} has number {record.seq}")
         head, count = line_hash(line), number
-    return Verdict(lines=count, head=head)
+        seen = seen or head == noted
+    return Verdict(lines=count, head=head, problem="" if seen else f"no line has the hash {noted}: lines were cut off")
 
 
-def verify_file(path: Path) -> Verdict:
+def verify_file(path: Path, *, noted: str = "") -> Verdict:
     """Check a whole file; one that does not exist has no lines.
 
     Raises:
         StateError: it cannot be read.
     """
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return Verdict(lines=0, head=FIRST)
+        content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise StateError(f"{path} cannot be read: {error.strerror}") from error
     *lines, rest = content.split(b"\n")
-    verdict = verify(lines)
+    verdict = verify(lines, noted=noted)
     if rest and not verdict.problem:
         problem = "the last line has no end: the process was stopped while it wrote; the next start mends that"
         return Verdict(lines=verdict.lines, head=verdict.head, problem=problem)

@@ -49,6 +49,13 @@ def shifted(before: Sequence[tuple[str, int]], after: Sequence[tuple[str, int]])
     return max(more, less)
 
 
+def redrawn(before: Sequence[tuple[str, int]], after: Sequence[tuple[str, int]]) -> int:
+    """How many users, in 1/10,000, are to be expected on another pool when buckets are drawn anew (another salt)."""
+    old, new = _totals(before), _totals(after)
+    stay = sum(weight * new.get(pool, 0) for pool, weight in old.items())
+    return TOTAL_WEIGHT - stay // TOTAL_WEIGHT
+
+
 def _totals(arms: Sequence[tuple[str, int]]) -> dict[str, int]:
     totals: dict[str, int] = {}
     for pool, weight in arms:
