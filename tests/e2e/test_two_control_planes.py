@@ -99,8 +99,26 @@ async def test_the_second_takes_over_and_the_first_comes_back(tmp_path: Path, pr
         assert load.outcomes.failed == 0, load.outcomes.failures
 
 
-async def test_a_frozen_first_picker_is_left(tmp_path: Path) -> None:
-    """It accepts connections and answers nothing: found by its health check, and picks go on at the second."""
+async def test_a_pool_that_fails_closed_loses_only_what_was_being_picked(tmp_path: Path) -> None:
+    """The first failed connection sends the next request to the stand-by; the probe alone would take half a second, in
+    which a pool that fails closed refuses hundreds."""
+    workers = 8
+    async with rails(tmp_path, Layout(failure_mode="FailClose")) as parts:
+        targets = [parts.reserve(), parts.reserve()]
+        words = ["--picker", targets[0], "--picker", targets[1]]
+        first, second = [await parts.control_plane(target, *words) for target in targets]
+        await parts.gateway(await parts.bootstrap("--xds", targets[0], "--xds", targets[1]))
+        async with Load(parts.url, workers=workers, timeout_s=30) as load:
+            await load.progressed(60)
+            assert load.outcomes.failed == 0, load.outcomes.failures
+            await first.kill()
+            await load.progressed(200)
+        assert await second.metric("pointsman_picks_total") > 100
+        assert load.outcomes.failed <= 5 * workers, load.outcomes.failures
+
+
+async def test_a_frozen_first_is_left(tmp_path: Path) -> None:
+    """It accepts connections and answers nothing: probes find it for the picks, pings for the xDS stream."""
     async with rails(tmp_path) as parts:
         targets = [parts.reserve(), parts.reserve()]
         words = ["--picker", targets[0], "--picker", targets[1]]
@@ -116,6 +134,7 @@ async def test_a_frozen_first_picker_is_left(tmp_path: Path) -> None:
                 return await second.metric("pointsman_picks_total") >= before + 20
 
             await eventually(picks, what="every request is picked by the second")
+            await eventually(lambda: serves(second), timeout_s=60, what="the second has the gateway")
             first.thaw()
         assert load.outcomes.failed == 0, load.outcomes.failures
 

@@ -120,7 +120,7 @@ class Server:
         options = [("grpc.ssl_target_name_override", SERVER_NAME)]
         async with grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options) as channel:
             method: Any = getattr(channel, shape)(f"/{service}/{shape}")
-            call = method(iter([b"x"]) if shape.startswith("stream") else b"x", timeout=10)
+            call = method(iter([b"x"]) if shape.startswith("stream") else b"x", timeout=60)
             return [answer async for answer in call] if shape.endswith("stream") else [await call]
 
 

@@ -113,6 +113,9 @@ def test_stand_bys_are_priorities_in_order() -> None:
     ]
     assert found.type == cluster_pb2.Cluster.STATIC
     assert found.health_checks[0].HasField("grpc_health_check")
+    assert found.outlier_detection.max_ejection_percent.value == 50
+    alone = picker(views(BuildOptions()).snapshot("default/main"))
+    assert not alone.HasField("outlier_detection"), "the only picker is never taken out"
     by_name = BuildOptions(picker_address="10.0.0.1", picker_standbys=(("picker.example.org", 2),))
     assert picker(views(by_name).snapshot("default/main")).type == cluster_pb2.Cluster.STRICT_DNS
 

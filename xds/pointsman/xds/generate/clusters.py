@@ -67,6 +67,8 @@ def picker_cluster(options: BuildOptions) -> cluster_pb2.Cluster:
         cluster.load_assignment.endpoints.add(priority=priority).lb_endpoints.add(
             endpoint=endpoint_components_pb2.Endpoint(address=socket(host, port))
         )
+    if options.picker_standbys:
+        cluster.outlier_detection.CopyFrom(_leave_at_once())
     if options.picker_tls is not None:
         cluster.transport_socket.CopyFrom(_gateway_tls(options.picker_tls))
     if options.picker_health_check:
@@ -86,6 +88,24 @@ def picker_cluster(options: BuildOptions) -> cluster_pb2.Cluster:
         )
     )
     return cluster
+
+
+def _leave_at_once() -> outlier_detection_pb2.OutlierDetection:
+    """One connection that fails takes a picker out until its next good probe: the next request asks the stand-by.
+
+    The health check alone needs half a second, in which each pool that fails closed refuses everything. What a picker
+    answers takes it out in no case, and the last one stays in.
+    """
+    return outlier_detection_pb2.OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=u32(1),
+        enforcing_consecutive_local_origin_failure=u32(100),
+        enforcing_consecutive_5xx=u32(0),
+        enforcing_consecutive_gateway_failure=u32(0),
+        enforcing_success_rate=u32(0),
+        enforcing_local_origin_success_rate=u32(0),
+        max_ejection_percent=u32(50),
+    )
 
 
 def _gateway_tls(tls: GatewayTls) -> base_pb2.TransportSocket:
