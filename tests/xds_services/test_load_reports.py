@@ -9,10 +9,11 @@ import pytest
 from envoy.service.load_stats.v3 import lrs_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Locality
-from pointsman.xds.services import Load, LoadReport, LoadTable, Place
+from pointsman.xds.services import Load, LoadReport, LoadReports, LoadTable, Place
 from pointsman.xds.services.load import ROWS_PER_REPORT, LoadConversation, interval_for, read_report
 from support.envoy import running_envoy
 from support.waiting import eventually
@@ -158,6 +159,27 @@ async def test_a_stream_that_names_no_node_is_refused(plane: Any) -> None:
         await call.read()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert not plane.loads.table.nodes()
+
+
+async def test_a_proxy_reports_only_for_the_gateways_that_its_certificate_names() -> None:
+    loads = LoadReports(lambda identity: identity.names()[0], CollectorRegistry(), allowed=lambda _: frozenset({"a/b"}))
+    server = grpc.aio.server()
+    loads.add_to(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = stream_load_stats(channel)
+        await call.write(request("node-1", "default/gw"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        call = stream_load_stats(channel)
+        await call.write(request("node-1", "a/b"))
+        await call.read()
+        await call.write(request(east=(1, 0, 0)))
+        await eventually(loads.table.nodes)
+        assert [node.gateway for node in loads.table.nodes()] == ["a/b"]
+    await server.stop(None)
 
 
 # pure

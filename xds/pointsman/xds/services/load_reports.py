@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
 import structlog
-from envoy.config.core.v3 import base_pb2
 from envoy.service.load_stats.v3 import lrs_pb2
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -56,6 +56,7 @@ class LoadReports:
         self._allowed = allowed
         self.table = LoadTable() if table is None else table
         self._find_gateway = find_gateway
+        self._allowed = allowed
         self._clock = clock or SystemClock()
         self._interval_s = interval_s
         self._listeners: list[Listener] = []
@@ -106,38 +107,43 @@ class LoadReports:
         self, requests: AsyncIterator[lrs_pb2.LoadStatsRequest], context: Context
     ) -> AsyncIterator[lrs_pb2.LoadStatsResponse]:
         conversation = LoadConversation(interval_for(len(self._streams) + 1, self._interval_s))
-        node = ""
+        allowed = self._allowed(context) if self._allowed else None
+        identity: NodeIdentity | None = None
         try:
             async for request in requests:
                 answer = conversation.receive(request)
-                if not node and conversation.node is not None:
-                    await self._check(conversation.node, context)
-                    node = conversation.node.id
-                    self._streams[node] += 1
-                if conversation.node is not None and (answer is None or request.cluster_stats):
-                    self._take(request, conversation.node)
+                if identity is None and conversation.node is not None:
+                    claimed = replace(identity_of(conversation.node), allowed=allowed)
+                    if not claimed.proven():
+                        await self._deny(claimed, context)
+                    identity = claimed
+                    self._streams[identity.id] += 1
+                if identity is not None and (answer is None or request.cluster_stats):
+                    self._take(request, identity)
                 if answer is not None:
                     yield answer
         except PeerError as error:
             log.warning("lrs: stream ended", peer=context.peer(), reason=str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
-            if node:
-                self._left(node)
+            if identity is not None:
+                self._left(identity.id)
 
-    async def _check(self, node: base_pb2.Node, context: Context) -> None:
-        """Nobody reports in the name of a gateway that its certificate does not name."""
-        identity = replace(identity_of(node), allowed=self._allowed(context) if self._allowed else None)
-        if not identity.proven():
-            claim = identity.claims()[:1]
-            log.warning("lrs: a report for a gateway that the certificate does not name", node=node.id, gateway=claim)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this certificate is not for {claim}")
+    async def _deny(self, identity: NodeIdentity, context: Context) -> None:
+        claim, allowed = identity.claims()[0], sorted(identity.allowed or ())
+        log.warning(
+            "lrs: a proxy reports for a gateway that its certificate does not name",
+            node=identity.id,
+            gateway=claim,
+            allowed=allowed,
+            peer=context.peer(),
+        )
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this certificate is not for {claim} but for {allowed}")
 
-    def _take(self, request: lrs_pb2.LoadStatsRequest, node: base_pb2.Node) -> None:
-        gateway = self._find_gateway(identity_of(node)) or ""
-        report = read_report(request, gateway=gateway, node=node.id)
+    def _take(self, request: lrs_pb2.LoadStatsRequest, identity: NodeIdentity) -> None:
+        report = read_report(request, gateway=self._find_gateway(identity) or "", node=identity.id)
         if report.cut:
-            log.warning("lrs: a report is too large and was read in part", node=node.id, loads=len(report.loads))
+            log.warning("lrs: a report is too large and was read in part", node=identity.id, loads=len(report.loads))
         self.table.take(report, self._clock.monotonic_s())
         for listener in tuple(self._listeners):
             listener(report)
