@@ -1,7 +1,7 @@
 """What the control plane serves beside discovery, on the same gRPC server.
 
-- `LoadReports(find_gateway, registry, allowed=None)`: load reports of gateways (LRS). `.add_to(server)`, `.subscribe(listener)` for
-  every `LoadReport`, `.table` and `.status(node="")` to read.
+- `LoadReports(find_gateway, registry, allowed=None)`: load reports of gateways (LRS). `.add_to(server)`,
+  `.subscribe(listener)` for every `LoadReport`, `.table` and `.status(node="")` to read.
 - `ClientStatus(streams)`: each proxy's configuration as it stands (CSDS). `.add_to(server)`.
 - `add_health(server, holder, health=None) -> GrpcHealth`: the discovery services in `grpc.health.v1`.
 - `add_reflection(server, names=())`: reflection for the control plane's services and for `names`.

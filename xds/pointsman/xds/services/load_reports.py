@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -39,8 +38,8 @@ class LoadReports:
     """Receives load reports, keeps them in `table` and hands each to the listeners.
 
     `find_gateway` tells which gateway a proxy belongs to (`XdsServer.find_gateway`); a proxy of none is counted under
-    gateway "". `allowed` is that of `XdsServer`. Single-threaded, like the xDS server. Listeners return at once; they
-    see every count exactly once.
+    gateway "". `allowed` tells which gateways a caller's certificate names, as for `XdsServer`; a proxy that says it is
+    another is refused. Single-threaded, like the xDS server. Listeners return at once; they see every count once.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class LoadReports:
         table: LoadTable | None = None,
         allowed: Callable[[Context], frozenset[str]] | None = None,
     ) -> None:
-        self._allowed = allowed
         self.table = LoadTable() if table is None else table
         self._find_gateway = find_gateway
         self._allowed = allowed
