@@ -9,11 +9,9 @@ import pytest
 
 from pointsman.core.snapshot import PlanHolder
 from pointsman.xds.heartbeat import Lifetime
-from pointsman.xds.resources import CLUSTER, LISTENER
+from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from support.envoy import running_envoy
 from support.waiting import eventually
-
-pytestmark = pytest.mark.e2e
 
 BOTH = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
 TTL_MS = 1_500
@@ -35,6 +33,7 @@ async def stat(envoy: Any, name: str) -> int:
 
 
 @BOTH
+@pytest.mark.e2e
 async def test_a_listener_with_a_lifetime_goes_with_its_control_plane_and_comes_back(kit, upstreams, delta) -> None:
     endpoint = await upstreams.start("one")
     holder = PlanHolder()
@@ -82,6 +81,7 @@ async def test_a_listener_with_a_lifetime_goes_with_its_control_plane_and_comes_
 
 
 @BOTH
+@pytest.mark.e2e
 async def test_confirming_a_cluster_leaves_all_clusters_alone(kit, upstreams, delta) -> None:
     """Envoy takes a SotW response of bodiless heartbeats for an empty one, and would delete every cluster."""
     endpoint = await upstreams.start("one")
@@ -109,3 +109,9 @@ async def test_confirming_a_cluster_leaves_all_clusters_alone(kit, upstreams, de
 
         await eventually(gone, what="the cluster is dropped")
         assert "default/one" in await clusters(envoy)
+
+
+@pytest.mark.parametrize("type_url", [ENDPOINT, ROUTE])
+def test_what_envoy_dies_of_is_refused(type_url: str) -> None:
+    with pytest.raises(ValueError, match="only clusters and listeners"):
+        Lifetime(type_url=type_url, ttl_ms=1_000)
