@@ -83,6 +83,8 @@ def _lines(found: Json) -> list[str]:
         lines.append(f"Pool {pool['pool']}{state}")
         for sign, key in (("+", "endpoints_added"), ("-", "endpoints_removed"), ("~", "endpoints_changed")):
             lines += [f"  {sign} {name}" for name in pool[key]]
+    if not lines:
+        lines = ["Gateways get nothing new: what changes is overlaid by weights that were set at run time."]
     lines += [f"note: {note['rule']}: {note['message']}" for note in found["notes"]]
     return lines + [f"warning: {warning}" for warning in found["warnings"]]
 
