@@ -13,7 +13,8 @@ import structlog
 from pointsman.core.snapshot import PlanHolder
 from pointsman.xds.memory import Memories
 from pointsman.xds.pace import BURST, PER_S, Pace
-from pointsman.xds.resources import CLUSTER, ENDPOINT, make_resource
+from pointsman.xds.quarantine import NAMES_KEPT, RETRIES, Quarantine
+from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, make_resource
 from pointsman.xds.server import AGGREGATED
 from pointsman.xds.session import NAMES_PER_TYPE
 from pointsman.xds.stream import StreamTimes
@@ -224,3 +225,37 @@ def test_answers_cost_no_pace_and_requests_come_back_with_time() -> None:
     pace.count(answers=False)
     assert pace.delay_s(0.0) == 1 / PER_S
     assert pace.delay_s(1.0) == 0
+
+
+def test_tries_end_and_the_last_refusal_says_so() -> None:
+    quarantine, listener = Quarantine(), make_resource(LISTENER, "a", b"")
+    now_s, waits = 0.0, []
+    rejection = quarantine.add(listener, "a: cannot bind '10.0.0.1:80': Address already in use")
+    while not rejection.final:
+        quarantine.tick(now_s)
+        due_s = quarantine.tick(now_s)
+        assert due_s is not None
+        assert listener in quarantine
+        waits.append(due_s - now_s)
+        quarantine.tick(now_s := due_s)
+        assert listener not in quarantine
+        assert quarantine.current([listener]) == [rejection]  # shown all the time
+        rejection = quarantine.add(listener, "a: cannot bind '10.0.0.1:80': Address already in use")
+    assert waits[:7] == [1, 2, 4, 8, 16, 32, 60]
+    assert (len(waits), rejection.retries) == (RETRIES, RETRIES)
+    assert 600 < now_s < 1_200
+    assert quarantine.tick(now_s + 10_000) is None
+    assert listener in quarantine
+
+
+def test_only_listeners_are_tried_again() -> None:
+    cluster = make_resource(CLUSTER, "a", b"")
+    assert Quarantine().add(cluster, "a: cannot bind '10.0.0.1:80': Address already in use").final
+
+
+def test_the_quarantine_is_bounded() -> None:
+    quarantine = Quarantine()
+    for number in range(NAMES_KEPT + 10):
+        quarantine.add(make_resource(LISTENER, str(number), b""), "cannot bind to it")
+    assert len(quarantine) == NAMES_KEPT
+    assert quarantine.tick(0.0) == 1.0
