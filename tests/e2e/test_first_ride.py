@@ -7,7 +7,9 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
+from envoy.service.status.v3 import csds_pb2
 
 from support.fleet import MODEL, Fleet, Layout, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
@@ -174,3 +176,29 @@ async def test_two_at_once_do_not_wait_for_each_other(fleet: Fleet) -> None:
     await ask(fleet.session, fleet.url, chat_body("next, please"), outcomes)
     writer.close()
     assert outcomes.ok == 1
+
+
+async def test_gateways_report_their_load_and_operators_can_read_what_they_have(fleet: Fleet) -> None:
+    """LRS arrives in the status; CSDS and reflection answer a plain gRPC client."""
+    async with Load(fleet.url, workers=4) as load:
+
+        async def reported() -> bool:  # Envoy begins to count with the first answer on the stream
+            loads = (await fleet.status())["load_reports"]["loads"]
+            counted = sum(row["total"]["succeeded"] for row in loads if row["cluster"] == "default/stable")
+            return counted >= 20
+
+        await eventually(reported, what="the load reports hold requests")
+
+    async with grpc.aio.insecure_channel(fleet.control_plane_target) as channel:
+        fetch = channel.unary_unary(
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",
+            request_serializer=csds_pb2.ClientStatusRequest.SerializeToString,
+            response_deserializer=csds_pb2.ClientStatusResponse.FromString,
+        )
+        answer = await fetch(csds_pb2.ClientStatusRequest())
+    assert len(answer.config) == 1
+    states = {
+        (entry.type_url.rpartition(".")[2], entry.config_status) for entry in answer.config[0].generic_xds_configs
+    }
+    assert {kind for kind, _ in states} == {"Cluster", "ClusterLoadAssignment", "Listener", "RouteConfiguration"}
+    assert {status for _, status in states} == {csds_pb2.SYNCED}

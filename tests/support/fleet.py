@@ -221,6 +221,7 @@ class Fleet:
     manifests: Manifests
     url: str
     grpc_target: str
+    control_plane_target: str
     admin: str
     simulator: str
     control_plane: ChildProcess
@@ -321,6 +322,7 @@ async def running_fleet(
             manifests=manifests,
             url=f"http://{manifests.gateway_address}:{manifests.http_port}",
             grpc_target=f"{manifests.gateway_address}:{manifests.grpc_port}",
+            control_plane_target=f"{grpc_address}:{grpc_port}",
             admin=json.loads(ready_file.read_text())["admin"],
             simulator=simulator,
             control_plane=control_plane,

@@ -42,8 +42,10 @@ from pointsman.core.store import StateFolder
 from pointsman.extproc import Picker, PickPolicy, Scraper, add_health, add_services
 from pointsman.extproc.gossip import GossipState, Outbox
 from pointsman.extproc.peers import GossipNode, add_gossip, converse
+from pointsman.extproc.server import ALS_SERVICE, EXT_PROC_SERVICE
 from pointsman.xds import BuildOptions, GatewayTls, XdsServer
 from pointsman.xds.server import AGGREGATED
+from pointsman.xds.services import ClientStatus, LoadReports, add_reflection
 
 log = structlog.get_logger()
 
@@ -182,6 +184,7 @@ class ControlPlane:
                 clock=self._clock,
                 tls=self.tls,
                 rollouts=self.rollouts.status,
+                loads=self.loads.status,
                 workers=self.workers,
             )
             open_to_others = not is_loopback(options.admin_address)
@@ -244,6 +247,10 @@ class ControlPlane:
             allowed=guard.gateways if guard else None,
         )
         self.xds.add_to(server)
+        self.loads = LoadReports(self.xds.find_gateway, self.registry, allowed=guard.gateways if guard else None)
+        self.loads.add_to(server)
+        ClientStatus(self.xds.streams).add_to(server)
+        add_reflection(server, [EXT_PROC_SERVICE, ALS_SERVICE])
         if self.workers is None:
             add_services(server, self.picker, self.registry, on_feedback=self.rollouts.feedback)
             add_health(server, self.holder, self.health)

@@ -38,11 +38,13 @@ class FleetStatus:
         clock: Clock,
         tls: Certificates | None = None,
         rollouts: Callable[[], list[Json]] = list,
+        loads: Callable[[], Json] = dict,
         workers: PickerWorkers | None = None,
     ) -> None:
         self._workers = workers
         self._tls = tls
         self._rollouts = rollouts
+        self._loads = loads
         self._holder = holder
         self._picker = picker
         self._xds = xds
@@ -121,6 +123,7 @@ class FleetStatus:
             "notes": [{"rule": note.rule, "reason": note.reason, "message": note.message} for note in plan.notes],
             "rollouts": self._rollouts(),
             "xds": self._xds.status(),
+            "load_reports": self._loads(),
         }
 
     def _configuration(self) -> Json:

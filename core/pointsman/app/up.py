@@ -120,7 +120,14 @@ class EnvoyFleet:
     async def _start(self, gateway: Gateway, locality: Locality) -> Envoy:
         short = gateway.name.replace("/", ".")
         config = bootstrap(
-            f"{short}-embedded", gateway.name, locality, [self._xds], "127.0.0.1", 0, delta=self._options.delta
+            f"{short}-embedded",
+            gateway.name,
+            locality,
+            [self._xds],
+            "127.0.0.1",
+            0,
+            delta=self._options.delta,
+            lrs=True,
         )
         folder = self._options.state / "envoy" / short
         envoy = await start_envoy(config, folder, concurrency=self._options.concurrency)

@@ -99,6 +99,7 @@ def bootstrap(
         admin_address,
         admin_port,
         delta=xds_protocol == "delta",
+        lrs=True,
         tls=tls,
     )
     if out is None:
