@@ -180,7 +180,7 @@ async def test_two_at_once_do_not_wait_for_each_other(fleet: Fleet) -> None:
 
 async def test_gateways_report_their_load_and_operators_can_read_what_they_have(fleet: Fleet) -> None:
     """LRS arrives in the status; CSDS and reflection answer a plain gRPC client."""
-    async with Load(fleet.url, workers=4) as load:
+    async with Load(fleet.url, workers=4):
 
         async def reported() -> bool:  # Envoy begins to count with the first answer on the stream
             loads = (await fleet.status())["load_reports"]["loads"]

@@ -39,7 +39,7 @@ class BuildOptions:
         `max_prompt_bytes`: largest body, past it the answer is 413.
         `max_connections`: breaker of a pool (connections, pending and running requests); admission is the picker's
         work, so this only guards Envoy's own memory.
-        `num_retries`: tries after the first one: two endpoints at home and two elsewhere. The picker lists more than that.
+        `num_retries`: tries after the first one: two endpoints at home and two elsewhere. The picker lists more.
         `retry_on_reset`: also retry when the endpoint died after it got the request but before it answered. A
         completion is computed twice then, which costs GPU time but no correctness. Without it a crash is seen by
         every request that waits for its first token.
