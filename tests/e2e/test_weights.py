@@ -66,6 +66,21 @@ async def test_a_split_is_as_exact_as_chance_allows(fast: Fleet, percent: int, b
     assert set(counts) <= {"canary", "stable"}, counts
     assert abs(counts["canary"] / 200 - percent) <= bound, counts
 
+    async def counted_by_the_control_plane() -> bool:
+        return await exposure(fast, "canary") == counts["canary"]
+
+    await eventually(counted_by_the_control_plane, what="who saw the canary is counted")
+
+
+async def exposure(fleet: Fleet, pool: str) -> float:
+    """Good answers of an arm of the split, as the metrics tell."""
+    async with fleet.session.get(f"{fleet.admin}/metrics") as response:
+        text = await response.text()
+    labels = f'outcome="ok",pool="default/{pool}",rule="{RULE}"'
+    return sum(
+        float(line.rpartition(" ")[2]) for line in text.splitlines() if f"_arm_requests_total{{{labels}}}" in line
+    )
+
 
 async def test_users_stay_and_only_move_towards_the_canary(tmp_path: Path) -> None:
     """5,000 users, asked twice at each step; and each gets the arm that is computed for them."""

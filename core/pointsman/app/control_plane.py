@@ -19,6 +19,7 @@ from pointsman.app.admin import AdminServer, admin_application
 from pointsman.app.admin_rollouts import add_rollout_routes
 from pointsman.app.admin_token import read_token
 from pointsman.app.admin_write import add_writing_routes
+from pointsman.app.exposure import Exposure
 from pointsman.app.grpc_options import GRPC_OPTIONS, STOP_GRACE_S
 from pointsman.app.identity import Guard
 from pointsman.app.operations import Operations
@@ -40,6 +41,7 @@ from pointsman.core.overlay import Overlay
 from pointsman.core.snapshot import PlanHolder
 from pointsman.core.store import StateFolder
 from pointsman.extproc import Picker, PickPolicy, Scraper, add_health, add_services
+from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.gossip import GossipState, Outbox
 from pointsman.extproc.peers import GossipNode, add_gossip, converse
 from pointsman.extproc.server import ALS_SERVICE, EXT_PROC_SERVICE
@@ -156,6 +158,7 @@ class ControlPlane:
             current=lambda: self.holder.plan or Plan(),
             xds=lambda: self.xds,
         )
+        self._exposure = Exposure(self.registry)
         self.rollouts = Rollouts(
             state=StateFolder(options.state),
             operations=self.operations,
@@ -252,7 +255,7 @@ class ControlPlane:
         ClientStatus(self.xds.streams).add_to(server)
         add_reflection(server, [EXT_PROC_SERVICE, ALS_SERVICE])
         if self.workers is None:
-            add_services(server, self.picker, self.registry, on_feedback=self.rollouts.feedback)
+            add_services(server, self.picker, self.registry, on_feedback=self._on_feedback)
             add_health(server, self.holder, self.health)
         add_gossip(server, self.gossip)
         self.health.add_to(server)
@@ -272,7 +275,7 @@ class ControlPlane:
                 picker=self.picker,
                 registry=self.registry,
                 policy=options.policy,
-                on_feedback=self.rollouts.feedback,
+                on_feedback=self._on_feedback,
                 gossip=self.gossip,
             )
         )
@@ -324,7 +327,12 @@ class ControlPlane:
             self.status.config_loaded()
         self.rollouts.configure(self._manifests, plan)
 
+    def _on_feedback(self, entry: Feedback) -> None:
+        self._exposure.feedback(entry)
+        self.rollouts.feedback(entry)
+
     def _put_in_force(self, plan: Plan) -> bool:
+        self._exposure.apply(plan)
         self.picker.apply(plan)  # before Envoy can ask for a pool of this Plan
         if self.workers is not None and plan != self.holder.plan:
             self.workers.publish(plan)
