@@ -47,6 +47,8 @@ async def ask(session: aiohttp.ClientSession, check: Check, state: State) -> Che
             if check.source is Source.WEBHOOK:
                 return await _webhook(session, check, state)
             return await _prometheus(session, check)
+    except RecursionError:
+        return _no_data(check, "the answer is nested too deep")
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, msgspec.MsgspecError) as error:
         text = f"no answer within {check.timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
         return _no_data(check, text or type(error).__name__)

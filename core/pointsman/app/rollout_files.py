@@ -95,7 +95,10 @@ class RolloutFiles:
 
     def remove(self, name: str) -> None:
         """Forget a rollout."""
-        (self._folder.path / _file(name)).unlink(missing_ok=True)
+        try:
+            (self._folder.path / _file(name)).unlink(missing_ok=True)
+        except OSError as error:
+            log.error("a rollout that is over cannot be removed", policy=name, problem=str(error))
 
 
 def _file(name: str) -> str:

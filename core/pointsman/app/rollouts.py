@@ -23,6 +23,7 @@ from pointsman.app.rollout_words import missing, owner_of, sample_of, signature,
 from pointsman.core.change import ChangeError, WeightChange
 from pointsman.core.clock import Clock
 from pointsman.core.config import Manifests
+from pointsman.core.errors import PointsmanError
 from pointsman.core.model import Mirror, Plan
 from pointsman.core.overlay import OPERATOR
 from pointsman.core.store import StateError, StateFolder
@@ -176,9 +177,17 @@ class Rollouts:
     async def _follow(self) -> None:
         """Bring the rollouts in line with the policies; returns when there may be something to do again."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), LEFT_ALONE_S / 4)
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
+            async with asyncio.timeout(LEFT_ALONE_S / 4):
+                await self._changed.wait()
         self._changed.clear()
         now_s = self._clock.monotonic_s()
+        for name, run in self._runs.items():
+            if run.driver is not None and run.driver.done() and not run.driver.cancelled():
+                log.critical(
+                    "a rollout's task ended and is started again", policy=name, error=repr(run.driver.exception())
+                )
+                run.driver = asyncio.create_task(self._drive(run), name=f"rollout {name}")
         for name, spec in self._specs.items():
             await self._adopt(name, spec)
         for name in {*self._runs, *self._files.names()} - self._specs.keys():
@@ -211,8 +220,12 @@ class Rollouts:
             effects = machine.resume(run.state)
             log.info("a rollout goes on", policy=name, phase=run.state.phase.value, step=run.state.step + 1)
         self._runs[name] = run
-        async with run.turn:
-            await self._kept(run, run.state, effects)
+        run.unset = next((effect.weight for effect in effects if isinstance(effect, SetWeight)), None)
+        try:
+            async with run.turn:
+                await self._kept(run, run.state, effects)
+        except (StateError, ChangeError) as error:  # the first tick tries again
+            self._failed(run, error)
         await self._tried(run, SpecChanged(spec=spec))
         run.driver = asyncio.create_task(self._drive(run), name=f"rollout {name}")
 
@@ -261,15 +274,18 @@ class Rollouts:
             await self._happen(run, event)
             run.problem = ""
         except (StateError, ChangeError, RolloutError) as error:
-            if run.problem != str(error):
-                log.error("a rollout cannot go on", policy=run.state.spec.name, problem=str(error))
-            run.problem = str(error)
+            self._failed(run, error)
+
+    def _failed(self, run: _Run, error: PointsmanError) -> None:
+        if run.problem != str(error):
+            log.error("a rollout cannot go on", policy=run.state.spec.name, problem=str(error))
+        run.problem = str(error)
 
     async def _happen(self, run: _Run, event: Event | None) -> None:
         """Let something happen to a rollout; None is a tick."""
         async with run.turn:
             if run.unset is not None and event is None:
-                await self._set_weight(run, run.state.weight)
+                await self._kept(run, run.state, [SetWeight(weight=run.unset)])
             happened = event if event is not None else self._tick(run)
             state, effects = machine.step(run.state, happened, self._clock.wall_s())
             if event is not None and state == run.state and not effects:
