@@ -117,18 +117,21 @@ async def start_simulator(plan: Plan, folder: Path, *, speed: float) -> Simulato
     Raises:
         SimulatorError: it ended or was not ready in time; the message holds what it said.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     spec = folder / "simulator.json"
     wanted = simulator_spec(plan, speed=speed)
-    spec.write_bytes(msgspec.json.format(msgspec.json.encode(wanted), indent=1))
     log = folder / "simulator.log"
-    with log.open("wb") as log_file:
-        child = await start_child(
-            [sys.executable, "-m", "pointsman.sim.main", "--spec", spec],
-            name="simulator",
-            pipe_stdout=True,
-            stderr=log_file,
-        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        spec.write_bytes(msgspec.json.format(msgspec.json.encode(wanted), indent=1))
+        with log.open("wb") as log_file:
+            child = await start_child(
+                [sys.executable, "-m", "pointsman.sim.main", "--spec", spec],
+                name="simulator",
+                pipe_stdout=True,
+                stderr=log_file,
+            )
+    except OSError as error:
+        raise SimulatorError(f"the simulator cannot be started: {error}") from error
     try:
         line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
     except TimeoutError as error:
