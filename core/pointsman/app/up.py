@@ -81,8 +81,10 @@ class EnvoyFleet:
         for gateway in fresh:
             self._started[gateway.name] = asyncio.get_running_loop().create_future()
             self._keepers[gateway.name] = asyncio.create_task(self._keep(gateway, _locality(plan, gateway)))
-        for gateway in fresh:
-            await self._started[gateway.name]
+        outcomes = await asyncio.gather(*(self._started[gateway.name] for gateway in fresh), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def stop(self) -> None:
         """Stop all of them."""
@@ -96,16 +98,16 @@ class EnvoyFleet:
         await asyncio.gather(keeper, return_exceptions=True)
 
     async def _keep(self, gateway: Gateway, locality: Locality) -> None:
-        """Keep one Envoy running; the first start decides whether the command succeeds."""
+        """Keep one Envoy running. Whoever waits for it is told of the first start; further ones are tried anyway."""
         started = self._started[gateway.name]
         while True:
             try:
                 envoy = await self._start(gateway, locality)
             except EnvoyError as error:
-                if not started.done():
+                if started.done():
+                    log.error("Envoy does not start", gateway=gateway.name, error=str(error))
+                else:
                     started.set_exception(error)
-                    return
-                log.error("Envoy does not start", gateway=gateway.name, error=str(error))
                 await asyncio.sleep(RESTART_DELAY_S)
                 continue
             try:
@@ -130,7 +132,10 @@ class EnvoyFleet:
             lrs=True,
         )
         folder = self._options.state / "envoy" / short
-        envoy = await start_envoy(config, folder, concurrency=self._options.concurrency)
+        try:
+            envoy = await start_envoy(config, folder, concurrency=self._options.concurrency)
+        except OSError as error:  # no right to run it, no room for its files
+            raise EnvoyError(f"Envoy cannot be started: {error}") from error
         try:
             await envoy.wait_ready(READY_TIMEOUT_S)
         except BaseException:
