@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.admin import admin_application
+from pointsman.app.admin_rollouts import add_rollout_routes
 from pointsman.app.admin_write import ClearQuery, WeightsBody, add_writing_routes
 from pointsman.app.cli import main
 from pointsman.app.commands.weights import parse_weights
@@ -41,6 +43,7 @@ class NoStatus:
 def application(fleet: Fleet, token_file: Path | None = None) -> web.Application:
     found = admin_application(NoStatus(), CollectorRegistry(), token_file=token_file)
     add_writing_routes(found, fleet.operations, authenticated=token_file is not None)
+    add_rollout_routes(found, SimpleNamespace())  # described here, too; nobody asks it
     return found
 
 

@@ -17,7 +17,12 @@ from pointsman.core.errors import PointsmanError
 
 @click.group()
 def audit() -> None:
-    """Who changed traffic, when, why, and when gateways had it: a log whose lines hold the hash of the one before."""
+    """Who changed traffic, when, why, and when gateways had it: a log whose lines hold the hash of the one before.
+
+    \b
+    Example:
+      pointsman audit log --limit 5
+    """
 
 
 @audit.command("log")

@@ -30,6 +30,10 @@ def weights() -> None:
     A ROUTE is named as chat, default/chat or HTTPRoute/default/chat; its rule by name or number, where the route has
     several splits: chat/main, chat/0. Weights that were set hold until they are cleared, also over restarts; the
     manifests are not changed.
+
+    \b
+    Example:
+      pointsman weights set chat stable=90 canary=10 --reason "first users" --wait
     """
 
 
