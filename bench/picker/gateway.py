@@ -1,4 +1,4 @@
-"""One static Envoy with a listener for each way to pick: none, one message, full duplex; and the floor of each."""
+"""One static Envoy with a listener for each way to pick: none, one message (promised and not), full duplex."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pointsman.core import wire
 
 POOL: Final = "bench/pool"
 TYPE: Final = "type.googleapis.com/envoy.extensions"
-LISTENERS: Final = ("alone", "one-message", "duplex")
+LISTENERS: Final = ("alone", "single", "one-message", "duplex")
 BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Envoy's buffers for each connection, so that a body of 1 MB is one message."""
 
@@ -24,8 +24,9 @@ def bootstrap(endpoints: list[str], picker_port: int) -> dict[str, Any]:
     }
 
 
-def _picker_service() -> dict[str, Any]:
-    return {"envoy_grpc": {"cluster_name": wire.PICKER_CLUSTER}}
+def _picker_service(*, single: bool = False) -> dict[str, Any]:
+    promise = [{"key": wire.PROFILE_HEADER, "value": wire.PROFILE_SINGLE}] if single else []
+    return {"envoy_grpc": {"cluster_name": wire.PICKER_CLUSTER}, "initial_metadata": promise}
 
 
 def _ext_proc(name: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def _ext_proc(name: str) -> dict[str, Any]:
         mode = {**skip, "response_trailer_mode": "SKIP", "request_body_mode": "BUFFERED_PARTIAL"}
     return {
         "@type": f"{TYPE}.filters.http.ext_proc.v3.ExternalProcessor",
-        "grpc_service": _picker_service(),
+        "grpc_service": _picker_service(single=name == "single"),
         "message_timeout": "10s",
         "processing_mode": mode,
         "request_attributes": list(wire.REQUEST_ATTRIBUTES),
@@ -71,7 +72,7 @@ def _listener(name: str) -> dict[str, Any]:
         },
         "http_filters": filters,
     }
-    if name == "one-message":
+    if name in ("single", "one-message"):
         buffer = {"@type": f"{TYPE}.filters.http.buffer.v3.Buffer", "max_request_bytes": wire.MAX_PROMPT_BYTES}
         filters.insert(0, {"name": "envoy.filters.http.buffer", "typed_config": buffer})
         manager["access_log_options"] = {"access_log_flush_interval": "1s"}

@@ -30,14 +30,19 @@ class Engine:
         self.page: bytes = b"vllm:num_requests_waiting 3\nprocess_start_time_seconds 100\n"
         self.models = b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'
         self.hang = False
+        self.elsewhere = ""
 
     async def metrics(self, _: web.Request) -> web.Response:
         self.scrapes += 1
         if self.hang:
             await asyncio.sleep(60)
+        if self.elsewhere:
+            raise web.HTTPFound(f"http://{self.elsewhere}/metrics")
         return web.Response(status=self.status, body=self.page)
 
     async def list_models(self, _: web.Request) -> web.Response:
+        if self.elsewhere:
+            raise web.HTTPFound(f"http://{self.elsewhere}/v1/models")
         return web.Response(body=self.models)
 
 
@@ -102,6 +107,20 @@ async def test_a_model_list_past_the_limit_is_not_read() -> None:
         await eventually(lambda: picker.table.model_sets[picker.table.model_set[0]] == frozenset({"m"}))
         engine.models = b'{"data": [{"id": "other"}]}' + b" " * FAST.max_models_bytes
         await eventually(lambda: picker.table.model_sets[picker.table.model_set[0]] is None)
+
+
+async def test_redirects_are_not_followed() -> None:
+    """A model server must not be able to send the control plane to addresses that only this one reaches."""
+    async with (
+        serving(Engine()) as bad,
+        serving(Engine()) as hidden,
+        scraping(make_plan({"near": [bad.key]})) as (picker, _),
+    ):
+        await eventually(lambda: seen(picker, bad.key) == 3.0)
+        bad.elsewhere = hidden.key
+        before = bad.scrapes
+        await eventually(lambda: bad.scrapes >= before + 3)
+        assert hidden.scrapes == 0
 
 
 @pytest.mark.parametrize("fault", ["status", "garbage", "huge", "hang", "models"])

@@ -33,6 +33,11 @@ TAG_GRPC: Final = "grpc_status"
 
 TTFT_FORMAT: Final = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
 GRPC_FORMAT: Final = "%GRPC_STATUS_NUMBER%"
+PROFILE_HEADER: Final = "x-pointsman-profile"
+PROFILE_SINGLE: Final = "single"
+"""gRPC metadata (`grpc_service.initial_metadata`) with which a gateway promises one message and one answer for each
+ext_proc stream, so that the picker can serve it as a unary call: a third of the price of a stream."""
+
 PICK_FORMAT: Final = f"%DYNAMIC_METADATA({PICK_NAMESPACE}:{PICK_KEY})%"
 
 ATTRIBUTE_CLUSTER: Final = "xds.cluster_name"

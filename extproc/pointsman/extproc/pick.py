@@ -61,10 +61,12 @@ def top(order: Order, sites: npt.NDArray[np.int32], limit: int = MAX_LIST) -> li
 
     A retry walks this list, so it must leave a site that is failing before the retries run out.
     """
-    positions = [int(position) for position in order]
-    if len(positions) > HOME_ATTEMPTS:
-        home = sites[positions[0]]
-        away = next((i for i, position in enumerate(positions) if sites[position] != home), 0)
+    positions: list[int] = order[:limit].tolist()
+    if len(order) > HOME_ATTEMPTS:
+        ordered_sites = sites[order]
+        away = int(np.argmax(ordered_sites != ordered_sites[0]))  # 0: all are of one site
         if away > HOME_ATTEMPTS:
-            positions.insert(HOME_ATTEMPTS, positions.pop(away))
+            if away < limit:
+                positions.pop(away)
+            positions.insert(HOME_ATTEMPTS, int(order[away]))
     return positions[:limit]

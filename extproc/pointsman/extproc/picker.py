@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from pointsman.core.clock import Clock
@@ -125,13 +126,15 @@ class Picker:
         table, body = self.table, request.body
         tokens = -(-body.prompt_bytes // BYTES_PER_TOKEN)
         hashes: list[int] = []
+        matched = np.zeros(len(rows), dtype=np.int64)
         cached: Floats = np.zeros(len(rows))
         terms: Terms | None = None
         scores: Floats | None = None
         load: Load | None = None
         if self.policy is PickPolicy.JOINT:
             hashes = block_hashes(body.prompt, chain_seed(body.model, body.cache_salt))
-            cached = self._cached_tokens(rows, hashes, tokens)
+            matched = self.index.match(hashes, rows)
+            cached = self._cached_tokens(rows, matched, tokens)
             load = fuse(table, rows, now_s, self.inflight.mean_prefill_ms)
             terms = score(
                 self._cost,
@@ -169,7 +172,7 @@ class Picker:
             rtt_ms=float(load.rtt_ms[best[0]]) if load is not None else 0.0,
         )
         self.inflight.open(pick_id, account)
-        self.index.insert(account.row, hashes)
+        self.index.insert(account.row, hashes, known=int(matched[best[0]]))
         if self._outbox is not None:
             self._outbox.placed(table.key(account.row), hashes)
         self.adapters.sent(account.row, body.model, now_s)
@@ -192,9 +195,9 @@ class Picker:
             order=order,
         )
 
-    def _cached_tokens(self, rows: Rows, hashes: list[int], tokens: int) -> Floats:
+    def _cached_tokens(self, rows: Rows, matched: npt.NDArray[np.int64], tokens: int) -> Floats:
         """Tokens that each engine holds, in its own whole blocks; the last token is always computed."""
-        cached = self.index.match(hashes, rows) * float(BLOCK_TOKENS)
+        cached = matched * float(BLOCK_TOKENS)
         block = self.table.block_tokens[rows]
         coarse = block > BLOCK_TOKENS
         if coarse.any():

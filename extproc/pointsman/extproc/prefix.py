@@ -8,7 +8,7 @@ holds more than its engine can.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,8 +89,12 @@ class PrefixIndex:
             return counts
         levels: list[tuple[int, int]] = []  # rows that hold exactly this many leading blocks
         matched = len(hashes)
-        for i, block in enumerate(hashes):
-            both = holding & get(block, 0)
+        before = holding
+        for i, held_by in enumerate(map(get, hashes)):
+            if held_by == before:  # the rows of the block before; the usual case, so no more work than this
+                continue
+            before = held_by or 0
+            both = holding & before
             if both != holding:
                 levels.append((i, holding ^ both))
                 holding = both
@@ -104,17 +108,23 @@ class PrefixIndex:
             by_row[_positions(bits)] = count
         return np.asarray(by_row[rows], dtype=np.int64)
 
-    def insert(self, row: int, hashes: Sequence[int]) -> None:
-        """Note that the row's engine computes this prompt. Later blocks age first, as engines free tails first."""
+    def insert(self, row: int, hashes: Sequence[int], *, known: int = 0) -> None:
+        """Note that the row's engine computes this prompt. Later blocks age first, as engines free tails first.
+
+        `known`: how many leading blocks the row holds, as `match` has just told.
+        """
         held = self._blocks.setdefault(row, OrderedDict())
         rows_of, bit = self._rows_of, 1 << row
         before = len(held)
-        for block in reversed(hashes[: self._limit_of(row)]):
+        limit = self._limit_of(row)
+        known = min(known, limit)
+        for block in reversed(hashes[known:limit]):
             if block in held:
                 held.move_to_end(block)
             else:
                 held[block] = None
                 rows_of[block] = rows_of.get(block, 0) | bit
+        deque(map(held.move_to_end, reversed(hashes[:known])), maxlen=0)  # a loop in C
         self._total += len(held) - before
         self._trim(row, held)
         if self._total > self._max_blocks:  # other rows still hold the share of a smaller fleet

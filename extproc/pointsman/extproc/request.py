@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from pointsman.extproc.cut import close_json
@@ -39,13 +41,20 @@ MANY_ITEMS = 4_000
 """Commas from which it is worth a look whether the prompt is a list of token ids: 1 µs each when they are read one by
 one, 0.02 µs all at once."""
 
-_WINDOW_BYTES = 16 * 1024
-"""Steps in which braces and commas are counted; smaller bodies are read without."""
+_PIECE_BYTES = 64 * 1024
+_SMALL_BYTES = 16 * 1024
+_UNCOUNTED_BYTES = 64 * 1024
+"""Bodies up to here are read without a look at what they hold: 20 ms at the worst. Up to the first they need no reader
+of their own either."""
 
 MEDIA_BYTES = 1024
 """Prompt bytes that stand for one image, sound or file: 256 tokens, the least an image costs in common models. Its
 base64 text would count a hundred times that."""
 
+Crowd = tuple[int, int]
+"""Braces and commas of a body."""
+
+_NONE = msgspec.Raw()
 _START = "\x1e"
 _FIELD = "\x1f"
 
@@ -71,10 +80,10 @@ class _Message(msgspec.Struct):
     type: str = ""
     name: str | None = None
     content: str | list[str | _Part] | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw()
+    tool_calls: msgspec.Raw = _NONE
     tool_call_id: str | None = None
-    arguments: msgspec.Raw = msgspec.Raw()
-    output: msgspec.Raw = msgspec.Raw()
+    arguments: msgspec.Raw = _NONE
+    output: msgspec.Raw = _NONE
 
 
 class _Fields(msgspec.Struct):
@@ -123,19 +132,25 @@ _LEAN_DECODER = msgspec.json.Decoder(_Lean)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def read_body(body: bytes, *, partial: bool = False) -> Body:
+def read_body(body: bytes, *, partial: bool = False, crowd: Crowd | None = None) -> Body:
     """Read a request body. `partial`: the proxy cut it at its buffer limit, so its end is missing. Never raises.
 
-    The work is bounded whatever the body holds: what lies behind the bounds is counted but not matched.
+    `crowd`: what `crowd_of` has told of it, if it was asked. The work is bounded whatever the body holds: what lies
+    behind the bounds is counted but not matched.
     """
     size_bytes = len(body)
     problem = ""
-    crowded = size_bytes > _WINDOW_BYTES and body.count(b",", 0, MAX_SCAN_BYTES) > MANY_ITEMS
-    if crowded and not partial and size_bytes <= MAX_SCAN_BYTES:
-        ids = _read_ids(body)
-        if ids is not None:
-            return ids
-    readable_bytes = _readable_bytes(body)
+    readable_bytes = min(size_bytes, MAX_SCAN_BYTES)
+    if size_bytes > _UNCOUNTED_BYTES:
+        objects, items = crowd or crowd_of(body)
+        if items > MANY_ITEMS and not partial and size_bytes <= MAX_SCAN_BYTES:
+            ids = _read_ids(body)
+            if ids is not None:
+                return ids
+        if objects > MAX_OBJECTS:
+            readable_bytes = _position(body, ord("{"), MAX_OBJECTS)
+        if items > MAX_ITEMS:
+            readable_bytes = min(readable_bytes, _position(body, ord(","), MAX_ITEMS))
     if readable_bytes == size_bytes:
         try:
             return _rendered(_DECODER.decode(body), 0)
@@ -152,24 +167,32 @@ def read_body(body: bytes, *, partial: bool = False) -> Body:
     return Body(prompt_bytes=size_bytes, problem=problem)
 
 
-def is_heavy(body: bytes) -> bool:
+def crowd_of(body: bytes) -> Crowd:
+    """Braces and commas in what may be read of a body: bounds of its objects and items. 0 for a small one."""
+    if len(body) <= _SMALL_BYTES:
+        return 0, 0
+    return _count(body, ord("{")), _count(body, ord(","))
+
+
+def is_heavy(body: bytes, crowd: Crowd) -> bool:
     """True when `read_body` may take so long that other requests should not wait for it."""
-    size_bytes = len(body)
-    if size_bytes <= _WINDOW_BYTES or size_bytes > HEAVY_BYTES:
-        return size_bytes > HEAVY_BYTES
-    return body.count(b"{") > HEAVY_OBJECTS or body.count(b",") > HEAVY_ITEMS
+    return len(body) > HEAVY_BYTES or crowd[0] > HEAVY_OBJECTS or crowd[1] > HEAVY_ITEMS
 
 
-def _readable_bytes(body: bytes) -> int:
-    """How much of a body is read: all of it, or what stays within the bounds of bytes, objects and items."""
-    last = min(len(body), MAX_SCAN_BYTES)
-    objects = items = 0
-    for end in range(_WINDOW_BYTES, last, _WINDOW_BYTES):
-        objects += body.count(b"{", end - _WINDOW_BYTES, end)
-        items += body.count(b",", end - _WINDOW_BYTES, end)
-        if objects > MAX_OBJECTS or items > MAX_ITEMS:
-            return end
-    return last
+def _bytes_read(body: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(body, dtype=np.uint8, count=min(len(body), MAX_SCAN_BYTES))
+
+
+def _count(body: bytes, character: int) -> int:
+    """How often a character stands in what may be read; in pieces that fit the cache, faster than `bytes.count`."""
+    read = _bytes_read(body)
+    pieces = range(0, len(read), _PIECE_BYTES)
+    return sum(int(np.count_nonzero(read[start : start + _PIECE_BYTES] == character)) for start in pieces)
+
+
+def _position(body: bytes, character: int, number: int) -> int:
+    """Where it stands for that time, counted from 0."""
+    return int(np.flatnonzero(_bytes_read(body) == character)[number])
 
 
 def _read_ids(body: bytes) -> Body | None:
@@ -241,6 +264,11 @@ def _message(message: _Message) -> str:
         content = ""
     elif not isinstance(content, str):
         content = _FIELD.join(part if isinstance(part, str) else _part(part) for part in content)
+    head = f"{_START}{message.role or message.type}{_FIELD}{content}"
+    if message.tool_calls is message.arguments is message.output is _NONE and not (
+        message.name or message.tool_call_id
+    ):
+        return head
     extra = [
         _FIELD + text
         for text in (
@@ -252,7 +280,7 @@ def _message(message: _Message) -> str:
         )
         if text
     ]
-    return f"{_START}{message.role or message.type}{_FIELD}{content}{''.join(extra)}"
+    return head + "".join(extra)
 
 
 def _part(part: _Part) -> str:

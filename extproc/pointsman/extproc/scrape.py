@@ -140,7 +140,7 @@ class Scraper:
 
     async def _metrics(self, session: aiohttp.ClientSession, key: str) -> tuple[EngineMetrics, float]:
         began_s = time.perf_counter()
-        async with session.get(f"http://{key}/metrics") as response:
+        async with session.get(f"http://{key}/metrics", allow_redirects=False) as response:
             elapsed_ms = (time.perf_counter() - began_s) * 1000.0
             if response.status != 200:
                 raise UpstreamError(f"/metrics answered {response.status}")
@@ -149,7 +149,7 @@ class Scraper:
     async def _models(self, session: aiohttp.ClientSession, key: str) -> tuple[frozenset[str] | None, frozenset[str]]:
         """The models an endpoint lists, None when it does not say, which rules nothing out; those that are adapters."""
         try:
-            async with session.get(f"http://{key}/v1/models") as response:
+            async with session.get(f"http://{key}/v1/models", allow_redirects=False) as response:
                 if response.status != 200:
                     return None, frozenset()
                 return model_names(await _bounded(response, self._options.max_models_bytes))

@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import structlog
@@ -16,17 +16,19 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from prometheus_client import CollectorRegistry
 
 from pointsman.core.errors import PeerError
+from pointsman.core.wire import PROFILE_HEADER, PROFILE_SINGLE
 from pointsman.extproc.exchange import Exchange
 from pointsman.extproc.feedback import Feedback, entries
 from pointsman.extproc.metrics import PickerMetrics
 from pointsman.extproc.picker import Picker
-from pointsman.extproc.request import Body, is_heavy, read_body
+from pointsman.extproc.request import Body, crowd_of, is_heavy, read_body
 
 READERS = 2
 """Threads that read large bodies: they share the interpreter with the event loop, so more would only hold it up more
 often, and one alone would let a single hostile body stand before all others."""
 
 EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+_PROCESS_METHOD = f"/{EXT_PROC_SERVICE}/Process"
 ALS_SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 
 log = structlog.get_logger()
@@ -53,16 +55,7 @@ def add_services(
     shell = _Shell(picker, PickerMetrics(registry, picker), default_pool, readers, on_feedback)
     server.add_generic_rpc_handlers(
         (
-            grpc.method_handlers_generic_handler(
-                EXT_PROC_SERVICE,
-                {
-                    "Process": grpc.stream_stream_rpc_method_handler(
-                        shell.process,
-                        request_deserializer=ext_proc.ProcessingRequest.FromString,
-                        response_serializer=ext_proc.ProcessingResponse.SerializeToString,
-                    )
-                },
-            ),
+            _ProcessHandler(shell),
             grpc.method_handlers_generic_handler(
                 ALS_SERVICE,
                 {
@@ -75,6 +68,35 @@ def add_services(
             ),
         )
     )
+
+
+class _ProcessHandler(grpc.GenericRpcHandler):  # type: ignore[misc] # the stubs leave its base untyped
+    """Serves `Process` as a stream, and as a unary call for gateways that promise one message and one answer.
+
+    On the wire both are the same. But a unary call takes two turns through gRPC's completion queue where a stream takes
+    four, and those are what a pick costs most.
+    """
+
+    def __init__(self, shell: _Shell) -> None:
+        self._stream = grpc.stream_stream_rpc_method_handler(
+            shell.process,
+            request_deserializer=ext_proc.ProcessingRequest.FromString,
+            response_serializer=ext_proc.ProcessingResponse.SerializeToString,
+        )
+        self._single = grpc.unary_unary_rpc_method_handler(
+            shell.process_single,
+            request_deserializer=ext_proc.ProcessingRequest.FromString,
+            response_serializer=ext_proc.ProcessingResponse.SerializeToString,
+        )
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a call, None for other methods."""
+        if handler_call_details.method != _PROCESS_METHOD:
+            return None
+        for key, value in handler_call_details.invocation_metadata:
+            if key == PROFILE_HEADER:
+                return self._single if value == PROFILE_SINGLE else self._stream
+        return self._stream
 
 
 class _Shell:
@@ -108,11 +130,30 @@ class _Shell:
                 for answer in answers:
                     await context.write(answer)
         except PeerError as error:
-            self._metrics.stream_error()
-            log.warning("ext_proc stream ended", error=str(error), peer=context.peer())
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await self._abort(context, error)
         finally:
             exchange.closed()
+
+    async def process_single(self, message: ext_proc.ProcessingRequest, context: Context) -> Any:
+        """An ext_proc stream that has one message; its gateway speaks the one-message or the headers profile."""
+        exchange = Exchange(self._picker, default_pool=self._default_pool)
+        began_s = time.perf_counter()
+        try:
+            answers = exchange.receive(message, await self._read(exchange, message))
+            if len(answers) != 1 or not exchange.finished:
+                raise PeerError(f"a {message.WhichOneof('request')} that needs further messages, in the single profile")
+        except PeerError as error:
+            await self._abort(context, error)
+        finally:
+            exchange.closed()
+        if exchange.decision is not None:
+            self._metrics.picked(exchange.decision, time.perf_counter() - began_s)
+        return answers[0]
+
+    async def _abort(self, context: Context, error: PeerError) -> NoReturn:
+        self._metrics.stream_error()
+        log.warning("ext_proc stream ended", error=str(error), peer=context.peer())
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     async def _read(self, exchange: Exchange, message: ext_proc.ProcessingRequest) -> Body | None:
         """The body that is due; a heavy one is read in a thread, so that other requests do not wait for it."""
@@ -120,9 +161,10 @@ class _Shell:
         if due is None:
             return None
         body, partial = due
-        if not is_heavy(body):
-            return read_body(body, partial=partial)
-        work = functools.partial(read_body, body, partial=partial)
+        crowd = crowd_of(body)
+        if not is_heavy(body, crowd):
+            return read_body(body, partial=partial, crowd=crowd)
+        work = functools.partial(read_body, body, partial=partial, crowd=crowd)
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def access_logs(
