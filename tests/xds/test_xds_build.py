@@ -14,6 +14,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
+from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 
@@ -261,6 +262,14 @@ def test_filters_stand_in_the_order_of_the_one_message_profile() -> None:
     assert list(processor.request_attributes) == list(wire.REQUEST_ATTRIBUTES)
     assert processor.failure_mode_allow
     assert list(processor.metadata_options.receiving_namespaces.untyped) == [wire.LB_NAMESPACE, wire.PICK_NAMESPACE]
+
+
+def test_the_access_log_tells_one_header_more() -> None:
+    """What the picker reads of a refusal (`Feedback.retry_after_s`); other headers may hold what nobody should log."""
+    log = als_pb2.HttpGrpcAccessLogConfig.FromString(manager().access_log[0].typed_config.value)
+    assert list(log.additional_response_headers_to_log) == ["retry-after"]
+    assert not log.additional_request_headers_to_log
+    assert not log.additional_response_trailers_to_log
 
 
 def test_a_change_of_weights_touches_only_the_routes() -> None:

@@ -39,6 +39,9 @@ overflow, no route, retries spent, no cluster, timeouts, resets, protocol error,
 NO_ENDPOINT_FLAGS: Final = ("UH", "UF")
 """Response flags of requests for which no endpoint was there: none healthy, none took the connection."""
 
+RETRY_AFTER: Final = "retry-after"
+"""The one response header in the access log: how long the picker shall spare a replica that refused with 429 or 503."""
+
 IS_VARIANT: Final = f"'{VARIANT_NAMESPACE}' in xds.route_metadata.filter_metadata"
 """CEL: the rule's arms are variants (only those have metadata of ours)."""
 
@@ -154,6 +157,7 @@ def _access_log(options: BuildOptions) -> accesslog_pb2.AccessLog:
     common.custom_tags.add(tag=wire.TAG_TTFT, value=wire.TTFT_FORMAT)
     common.custom_tags.add(tag=wire.TAG_PICK, value=wire.PICK_FORMAT)
     common.custom_tags.add(tag=wire.TAG_GRPC, value=wire.GRPC_FORMAT)
+    config.additional_response_headers_to_log.append(RETRY_AFTER)
     return accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=any_of(config))
 
 
