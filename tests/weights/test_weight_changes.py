@@ -266,6 +266,18 @@ class TestOperations:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 
+    async def test_what_another_process_changed_is_not_lost_and_not_ignored(self, tmp_path: Path) -> None:
+        """The other one has not noticed yet: it decides on what is kept, not on what it remembers."""
+        one, other = Fleet(tmp_path).start(), Fleet(tmp_path).start()
+        await one.operations.change(HALF)
+        await other.operations.change(change({"stream": 1}, rule="GRPCRoute/default/generate/0"))
+        assert [rule for rule, _ in read_overlay(StateFolder(tmp_path))] == ["GRPCRoute/default/generate/0", RULE]
+        assert other.weights() == [5_000, 5_000]
+        with pytest.raises(ChangeError, match="has version 1"):
+            await other.operations.change(change({CANARY: 1, STABLE: 3}, if_version=0))
+        await one.operations.stop()
+        await other.operations.stop()
+
     async def test_what_controllers_find_lasts_over_changes_and_not_over_restarts(self, tmp_path: Path) -> None:
         fleet = Fleet(tmp_path).start()
         fleet.operations.set_unavailable(frozenset({CANARY}))
