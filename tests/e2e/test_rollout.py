@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support.fleet import Fleet, Layout, running_fleet
+from pointsman.app.demo_rollout import tell
+from support.fleet import Fleet, Layout, Loopback, running_fleet
 from support.load import Load
 from support.waiting import eventually
 
@@ -241,3 +242,13 @@ async def test_a_shadow_gets_copies_and_no_user_sees_it(fleet: Fleet) -> None:
     async with Load(fleet.url, workers=4, limit=60) as load:
         await load.progressed(60)
     assert await copied() == before, "nothing is mirrored any more"
+
+
+async def test_the_demo_tells_its_story(tmp_path: Path) -> None:
+    said: list[str] = []
+    network = Loopback().address().rpartition(".")[0]
+    assert await tell(tmp_path, said.append, network=network), said
+    story = "\n".join(said)
+    assert "Completed   v2 100 %" in story
+    assert "Aborted     v3   0 %" in story
+    assert "check errors failed" in story

@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "audit": "pointsman.app.commands.audit:audit",
     "bootstrap": "pointsman.app.commands.bootstrap:bootstrap",
     "certs": "pointsman.app.commands.certs:certs",
+    "demo": "pointsman.app.commands.demo:demo",
     "plan": "pointsman.app.commands.plan:plan",
     "render": "pointsman.app.commands.render:render",
     "replay": "pointsman.replay.cli:replay_command",
