@@ -1,4 +1,7 @@
-"""The admin server: what runs, how it is, and the metrics. Read-only, on loopback unless said otherwise."""
+"""The admin server: what runs, how it is, and the metrics. On loopback unless said otherwise.
+
+What stands here only reads; `admin_write` and `admin_rollouts` add what changes something.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ Json = dict[str, Any]
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 """What load balancers and kubelets ask; it tells nothing of the fleet."""
+
+STOP_GRACE_S: Final = 1.0
+"""For answers that are being written. Whoever waits longer (for ACKs: up to ten minutes) must not hold up the end."""
 
 
 class StatusSource(Protocol):
@@ -100,7 +106,7 @@ class AdminServer:
     def __init__(
         self, application: web.Application, *, address: str, port: int, tls: ssl.SSLContext | None = None
     ) -> None:
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=STOP_GRACE_S)
         self._address = address
         self._port = port
         self._tls = tls
