@@ -304,11 +304,14 @@ class Rollouts:
             run.state = before  # nothing happened: the next event decides again
             raise
         self._metrics.show(state)
-        for effect in effects:
-            if isinstance(effect, SetWeight):
-                await self._set_weight(run, effect.weight)
-            elif isinstance(effect, Report):
-                await self._report(run, effect)
+        try:  # gateways first: a roll-back does not wait for the log
+            for effect in effects:
+                if isinstance(effect, SetWeight):
+                    await self._set_weight(run, effect.weight)
+        finally:
+            for effect in effects:
+                if isinstance(effect, Report):
+                    await self._report(run, effect)
 
     # What goes out.
 
