@@ -30,15 +30,16 @@ class Outcome:
 
 
 def sessions(requests: Sequence[TraceRequest]) -> list[str]:
-    """A session for each request, as a chat front end would send it: a request goes on with the latest one whose whole
-    blocks it repeats. Blocks that begin many prompts (system prompts) are of no session."""
+    """A session for each request, as a chat front end would send it: the first block behind the last one that goes on in
+    several ways. What comes before is shared between sessions (system prompts); a session itself goes on in one way."""
     followers: dict[int, set[int]] = {}
     for request in requests:
         for block, following in zip(request.hash_ids, request.hash_ids[1:], strict=False):
             followers.setdefault(block, set()).add(following)
     names = []
     for request in requests:
-        own = [block for block in request.hash_ids if len(followers.get(block, ())) <= 1]
+        shared = [i for i, block in enumerate(request.hash_ids) if len(followers.get(block, ())) > 1]
+        own = request.hash_ids[shared[-1] + 1 :] if shared else request.hash_ids
         names.append(f"s{own[0] if own else request.hash_ids[-1]}")
     return names
 

@@ -229,7 +229,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--replicas", type=int, default=3, help="simulated replicas (default: 3)")
     parser.add_argument("--rounds", type=int, default=1, help="times that each contender runs (default: 1)")
     parser.add_argument("--router-bin", type=Path, help="folder with vllm-router and sglang-router; else the PATH")
-    parser.add_argument("--only", default="", help="only contenders whose name holds this")
+    parser.add_argument("--only", default="", help="only contenders whose name holds one of these, separated by commas")
     parser.add_argument("--fault-rate", type=float, default=8.0, help="requests a second under faults; 0: no faults")
     parser.add_argument("--markdown", action="store_true", help="tables as Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all outcomes here, too")
@@ -240,7 +240,7 @@ async def measure(options: argparse.Namespace, console: Console) -> dict[str, Sc
     requests = load_trace(options.trace, Selection(limit=options.limit)).requests
     ready: list[Contender] = []
     for contender in contenders(options.router_bin):
-        if options.only not in contender.name:
+        if not any(part in contender.name for part in options.only.split(",")):
             continue
         if contender.missing:
             console.print(f"skipped: {contender.name}: {contender.missing}")

@@ -81,7 +81,8 @@ def test_sessions_follow_conversations_and_not_system_prompts(monkeypatch: pytes
     monkeypatch.syspath_prepend(str(BENCH))
     from peers.load import sessions
 
-    prompts = [(0, 1), (0, 2), (0, 1, 3), (0, 2, 4, 5), (0, 1, 3, 6), (9, 8)]
+    # Blocks 10 and 0 are a system prompt of two blocks.
+    prompts = [(10, 0, 1), (10, 0, 2), (10, 0, 1, 3), (10, 0, 2, 4, 5), (10, 0, 1, 3, 6), (9, 8)]
     requests = [
         TraceRequest(arrival_ms=float(n), input_tokens=1, output_tokens=1, hash_ids=ids)
         for n, ids in enumerate(prompts)
