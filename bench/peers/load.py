@@ -30,7 +30,7 @@ class Outcome:
 
 
 def sessions(requests: Sequence[TraceRequest]) -> list[str]:
-    """A session for each request, as a chat front end would send it: the first block behind the last one that goes on in
+    """A session for each request, as a chat front end sends it: the first block behind the last one that goes on in
     several ways. What comes before is shared between sessions (system prompts); a session itself goes on in one way."""
     followers: dict[int, set[int]] = {}
     for request in requests:
