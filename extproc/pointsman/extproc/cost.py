@@ -18,7 +18,7 @@ import numpy as np
 
 from pointsman.core.model import Health
 from pointsman.extproc.signals import Load
-from pointsman.extproc.table import HEALTH_CODES, EndpointTable, Floats, Rows
+from pointsman.extproc.table import HEALTH_CODES, Chosen, EndpointTable, Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ def uncached_tokens(model: CostModel, prompt_tokens: int, cached_tokens: Floats)
     return np.maximum(float(model.min_uncached_tokens), prompt_tokens - cached_tokens)
 
 
-def own_prefill_ms(table: EndpointTable, rows: Rows, prompt_tokens: int, uncached: Floats) -> Floats:
+def own_prefill_ms(table: EndpointTable, rows: Chosen, prompt_tokens: int, uncached: Floats) -> Floats:
     """Our own prefill on each candidate: linear in the new tokens, and attention over what stands before them."""
     reach = np.maximum(0.0, prompt_tokens - uncached / 2.0)
     return np.asarray(table.prefill_ms[rows] * uncached + table.attention_ms[rows] * uncached * reach, dtype=np.float64)
@@ -110,7 +110,7 @@ def own_prefill_ms(table: EndpointTable, rows: Rows, prompt_tokens: int, uncache
 def score(
     model: CostModel,
     table: EndpointTable,
-    rows: Rows,
+    rows: Chosen,
     *,
     load: Load,
     prompt_tokens: int,
@@ -122,11 +122,11 @@ def score(
     `lora_ms`: what loading the request's adapter takes at each candidate; None: it needs none.
     A request without a prompt (headers only) has 0 tokens: it is priced by load, network and penalties alone.
     """
-    zero = np.zeros(len(rows))
+    zero = np.zeros(len(load.rtt_ms))
     if prompt_tokens:
         uncached = uncached_tokens(model, prompt_tokens, cached_tokens)
         own = own_prefill_ms(table, rows, prompt_tokens, uncached)
-        fleet_backlog_ms = float(load.backlog_ms.mean())
+        fleet_backlog_ms = float(np.add.reduce(load.backlog_ms)) / len(zero)
         shadow = (model.shadow_base + model.shadow_weight * fleet_backlog_ms / model.shadow_reference_ms) * own
         stick = _stick(model, table, rows, cached_tokens)
     else:
@@ -150,10 +150,10 @@ def score(
     )
 
 
-def _stick(model: CostModel, table: EndpointTable, rows: Rows, cached: Floats) -> Floats:
+def _stick(model: CostModel, table: EndpointTable, rows: Chosen, cached: Floats) -> Floats:
     best = float(cached.max())
     if best < model.warm_tokens:
-        return np.zeros(len(rows))
+        return np.zeros(len(cached))
     return np.where(cached < best / 2.0, model.stick_weight * table.prefill_ms[rows] * (best - cached), 0.0)
 
 
@@ -163,6 +163,6 @@ def _kv_wait(model: CostModel, load: Load, uncached: Floats) -> Floats:
     return missing * model.residence_ms / np.maximum(load.kv_tokens, 1.0)
 
 
-def _price(model: CostModel, table: EndpointTable, rows: Rows) -> Floats:
+def _price(model: CostModel, table: EndpointTable, rows: Chosen) -> Floats:
     usd = table.site_usd[table.site[rows]]
     return np.asarray(model.usd_weight_ms * (usd - usd.min()), dtype=np.float64)

@@ -19,6 +19,9 @@ HOME_ATTEMPTS = 2
 """Endpoints of one site in a row at the head of a list: with the three attempts of the least retry policy, a request
 that meets a site whose replicas all died at once still reaches another one."""
 
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
 Order = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
@@ -35,9 +38,9 @@ class PickPolicy(Enum):
 def rendezvous(key_hash: Hashes, request_hash: int) -> Hashes:
     """A hash of (endpoint, request) for each endpoint: every picker orders equal endpoints alike (splitmix64 mixer)."""
     mixed = key_hash ^ np.uint64(request_hash & 0xFFFFFFFFFFFFFFFF)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
+    mixed = (mixed ^ (mixed >> _SHIFTS[0])) * _MULTIPLIERS[0]
+    mixed = (mixed ^ (mixed >> _SHIFTS[1])) * _MULTIPLIERS[1]
+    return np.asarray(mixed ^ (mixed >> _SHIFTS[2]), dtype=np.uint64)
 
 
 def by_cost(scores: Floats, running: Floats, ties: Hashes) -> Order:

@@ -31,7 +31,7 @@ from pointsman.extproc.prefix import BLOCK_TOKENS, BYTES_PER_TOKEN, PrefixIndex,
 from pointsman.extproc.recent import RECENT_DECISIONS, RecentDecisions
 from pointsman.extproc.sharing import own_loads, set_remote_loads
 from pointsman.extproc.signals import Load, faded_penalty_ms, fuse
-from pointsman.extproc.table import EndpointTable, Floats, PoolRows, Rows
+from pointsman.extproc.table import Chosen, EndpointTable, Floats, PoolRows, Rows
 
 PENALTY_MS = 2_000.0
 """What one 429, 503 or broken connection costs an endpoint at first: more than any prefill it could save."""
@@ -117,12 +117,13 @@ class Picker:
         codes = filter_rows(
             self.table, pool, model=request.body.model, subset=request.subset, residency=request.residency
         )
-        rows = pool.rows[codes == Filtered.NO]
-        if not len(rows):
+        if codes.all():
             return self._remember(self._refusal(request, _why_none(codes), pool, codes))
-        return self._remember(self._choose(request, now_s, pool, codes, rows))
+        return self._remember(self._choose(request, now_s, pool, codes))
 
-    def _choose(self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes, rows: Rows) -> Decision:
+    def _choose(self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes) -> Decision:
+        rows = pool.rows[codes == 0] if codes.any() else pool.rows
+        at = pool.span if len(rows) == len(pool.rows) else rows
         table, body = self.table, request.body
         tokens = -(-body.prompt_bytes // BYTES_PER_TOKEN)
         hashes: list[int] = []
@@ -134,12 +135,12 @@ class Picker:
         if self.policy is PickPolicy.JOINT:
             hashes = block_hashes(body.prompt, chain_seed(body.model, body.cache_salt))
             matched = self.index.match(hashes, rows)
-            cached = self._cached_tokens(rows, matched, tokens)
-            load = fuse(table, rows, now_s, self.inflight.mean_prefill_ms)
+            cached = self._cached_tokens(at, matched, tokens)
+            load = fuse(table, at, now_s, self.inflight.mean_prefill_ms)
             terms = score(
                 self._cost,
                 table,
-                rows,
+                at,
                 load=load,
                 prompt_tokens=tokens,
                 cached_tokens=cached,
@@ -150,13 +151,14 @@ class Picker:
                 if wait_s:
                     return self._refusal(request, (429, reasons.OVER_OBJECTIVE), pool, codes, retry_after_s=wait_s)
             scores = terms.total()
-            ties = rendezvous(table.key_hash[rows], _request_hash(request, hashes))
+            ties = rendezvous(table.key_hash[at], _request_hash(request, hashes))
             order = by_cost(scores, load.running, ties)
         else:
             order = self._plain_order(pool.name, rows)
-        best = top(order, table.site[rows])
+        best = top(order, table.site[at])
         self._picks += 1
         pick_id = f"{self._instance}-{self._picks:x}"
+        listed = rows[best].tolist()
         chosen = rows[best[:1]]
         uncached = uncached_tokens(self._cost, tokens, cached[best[:1]]) if tokens else np.zeros(1)
         account = Account(
@@ -178,7 +180,7 @@ class Picker:
         self.adapters.sent(account.row, body.model, now_s)
         return Decision(
             pool=pool.name,
-            endpoints=tuple(table.key(int(rows[position])) for position in best),
+            endpoints=tuple(map(table.key, listed)),
             status=200,
             pick_id=pick_id,
             request_id=request.request_id,
@@ -195,7 +197,7 @@ class Picker:
             order=order,
         )
 
-    def _cached_tokens(self, rows: Rows, matched: npt.NDArray[np.int64], tokens: int) -> Floats:
+    def _cached_tokens(self, rows: Chosen, matched: npt.NDArray[np.int64], tokens: int) -> Floats:
         """Tokens that each engine holds, in its own whole blocks; the last token is always computed."""
         cached = matched * float(BLOCK_TOKENS)
         block = self.table.block_tokens[rows]

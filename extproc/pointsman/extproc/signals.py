@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pointsman.extproc.table import EndpointTable, Floats, Rows
+from pointsman.extproc.table import Chosen, EndpointTable, Floats
 
 AGE_HALF_LIFE_S = 5.0
 """Age at which a scrape counts half: one scrape (0.2 s) late costs 3 % of its weight, 30 s without one is neutral."""
@@ -45,12 +45,11 @@ class Load:
     ramp_ms: Floats  # part of the backlog that is only caution towards newcomers
 
 
-def fuse(table: EndpointTable, rows: Rows, now_s: float, mean_prefill_ms: float) -> Load:
+def fuse(table: EndpointTable, rows: Chosen, now_s: float, mean_prefill_ms: float) -> Load:
     """What the candidates carry now. `mean_prefill_ms` turns a queue of unknown requests into time."""
     weight = np.exp2((table.seen_at_s[rows] - now_s) / AGE_HALF_LIFE_S)
-    waiting = blend(table.seen_waiting[rows], weight)
-    running = blend(table.seen_running[rows], weight)
-    usage = blend(table.seen_kv_usage[rows], weight)
+    seen = np.array((table.seen_waiting[rows], table.seen_running[rows], table.seen_kv_usage[rows]))
+    waiting, running, usage = blend(seen, weight)
     capacity = table.capacity_tokens[rows]
     requests = (table.requests[rows] + table.remote_requests[rows]).astype(np.float64)
     seen_kv = np.fmax(usage * capacity, 0.0)  # NaN is 0
@@ -68,13 +67,13 @@ def fuse(table: EndpointTable, rows: Rows, now_s: float, mean_prefill_ms: float)
     )
 
 
-def faded_penalty_ms(table: EndpointTable, rows: Rows, now_s: float) -> Floats:
+def faded_penalty_ms(table: EndpointTable, rows: Chosen, now_s: float) -> Floats:
     """What is left of the penalties; one that lies ahead (`Retry-After`) has not begun to fade."""
     ahead_s = np.minimum(0.0, table.penalty_at_s[rows] - now_s)
     return np.asarray(table.penalty_ms[rows] * np.exp2(ahead_s / PENALTY_HALF_LIFE_S), dtype=np.float64)
 
 
-def own_backlog_ms(table: EndpointTable, rows: Rows, now_s: float) -> Floats:
+def own_backlog_ms(table: EndpointTable, rows: Chosen, now_s: float) -> Floats:
     """What should be left of the prefills that we sent, and how late the oldest of them is.
 
     An endpoint that has given no sign for a time is expected to need as long again: one that stalls is left alone, and
@@ -86,16 +85,16 @@ def own_backlog_ms(table: EndpointTable, rows: Rows, now_s: float) -> Floats:
 
 
 def blend(values: Floats, weight: Floats) -> Floats:
-    """Each value drawn towards the weighted mean of all by 1 − weight; NaN is the mean, and 0 when nobody knows."""
-    known = np.isnan(values)
-    trust = np.where(known, 0.0, weight)
-    filled = np.where(known, 0.0, values)
-    total = float(trust.sum())
-    mean = float(trust @ filled) / total if total > 0.0 else 0.0
-    return trust * filled + (1.0 - trust) * mean
+    """Each value drawn towards the weighted mean of its row by 1 − weight; NaN is the mean, and 0 when nobody knows."""
+    unknown = np.isnan(values)
+    trust = np.where(unknown, 0.0, weight)
+    trusted = trust * np.where(unknown, 0.0, values)
+    total = np.add.reduce(trust, axis=-1, keepdims=True)
+    mean = np.add.reduce(trusted, axis=-1, keepdims=True) / np.where(total > 0.0, total, 1.0)
+    return np.asarray(trusted + (1.0 - trust) * mean, dtype=np.float64)
 
 
-def _rtt(table: EndpointTable, rows: Rows) -> Floats:
+def _rtt(table: EndpointTable, rows: Chosen) -> Floats:
     """The round trip to each candidate's site: the shortest that any candidate there has measured.
 
     Endpoints of a site share its network; what one measures above that is its server's own slowness, which the backlog

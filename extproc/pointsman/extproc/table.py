@@ -18,6 +18,9 @@ from pointsman.core.model import Endpoint, Health, Plan, Pool
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+Chosen = Rows | slice
+"""Rows to look at: a slice where they stand together, which numpy reads several times faster."""
+
 Mask = npt.NDArray[np.bool_]
 
 PREFILL_MS_PER_TOKEN = 0.066
@@ -63,11 +66,12 @@ _COLUMNS: dict[str, tuple[type, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PoolRows:
-    """The rows of one pool, in the order of its Plan."""
+    """The rows of one pool, in the order of its Plan; `span` is the same as a slice where they stand together."""
 
     name: str
     rows: Rows
     keys: tuple[str, ...]
+    span: Chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +190,7 @@ class EndpointTable:
                 rows.append(row)
                 keys.append(endpoint.key)
             present.update(keys)
-            pools[pool.name] = PoolRows(name=pool.name, rows=np.array(rows, dtype=np.int64), keys=tuple(keys))
+            pools[pool.name] = _pool_rows(pool.name, rows, keys)
         gone = [key for key, row in self._row_of.items() if key not in present and self.requests[row] == 0]
         freed = tuple(self._release(key) for key in gone)
         self._pools, self._present, self._first_plan = pools, frozenset(present), False
@@ -234,6 +238,14 @@ class EndpointTable:
         self._keys[row] = None
         self._free.append(row)
         return row
+
+
+def _pool_rows(name: str, rows: list[int], keys: list[str]) -> PoolRows:
+    found = np.array(rows, dtype=np.int64)
+    together = bool(rows) and rows == list(range(rows[0], rows[0] + len(rows)))
+    return PoolRows(
+        name=name, rows=found, keys=tuple(keys), span=slice(rows[0], rows[0] + len(rows)) if together else found
+    )
 
 
 def _pools_of(plan: Plan) -> Iterator[Pool]:
