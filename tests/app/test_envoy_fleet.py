@@ -12,7 +12,7 @@ from pointsman.app import up
 from pointsman.app.control_plane import ControlPlaneOptions
 from pointsman.app.envoy import EnvoyError
 from pointsman.app.up import EnvoyFleet, UpOptions
-from pointsman.core.model import Gateway, Plan
+from pointsman.core.model import Gateway, Listener, Plan
 from support.waiting import eventually
 
 PLAN = Plan(gateways=(Gateway(name="default/main"),))
@@ -90,3 +90,9 @@ async def test_one_gateway_that_fails_leaves_the_others_running(
         assert all(envoy.child.ended.is_set() for envoy in starts.started)
     finally:
         await envoys.stop()
+
+
+def test_addresses_of_ipv6_are_urls() -> None:
+    listeners = tuple(Listener(name=address, address=address, port=8080) for address in ("127.0.0.1", "::1"))
+    plan = Plan(gateways=(Gateway(name="default/main", listeners=listeners),))
+    assert up.gateway_urls(plan) == {"default/main": ["http://127.0.0.1:8080", "http://[::1]:8080"]}

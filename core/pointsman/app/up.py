@@ -171,11 +171,15 @@ def gateway_urls(plan: Plan) -> dict[str, list[str]]:
 
     return {
         gateway.name: [
-            f"http://{listener.address}:{listener.port}"
+            f"http://{_host(listener.address)}:{listener.port}"
             for listener in sorted(gateway.listeners, key=reads_bodies, reverse=True)
         ]
         for gateway in plan.gateways
     }
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 @contextlib.asynccontextmanager
@@ -213,7 +217,7 @@ async def running(options: UpOptions) -> AsyncIterator[Running]:
         follower = asyncio.create_task(_follow(plans, envoys, simulator), name="follow the plan")
         stack.push_async_callback(_cancel, follower)
         state = Running(
-            grpc=f"{options.control_plane.grpc_address}:{control_plane.grpc_port}",
+            grpc=f"{_host(options.control_plane.grpc_address)}:{control_plane.grpc_port}",
             admin=control_plane.admin_url,
             gateways=gateway_urls(plan),
             model=next((pool.model for pool in plan.pools if pool.model), ""),

@@ -14,6 +14,9 @@ from enum import Enum
 TOTAL_WEIGHT = 10_000
 """Weights of a rule add up to this: steps of 0.01 % (design D8)."""
 
+DEFAULT_IDLE_TIMEOUT_MS = 300_000
+"""Longest silence of a request or its answer: Envoy's own default. A longer `timeouts.request` makes it as long."""
+
 
 class Health(Enum):
     """What we know of an endpoint; the names are those of `envoy.config.core.v3.HealthStatus`."""
@@ -209,7 +212,7 @@ class Rule:
     arms: tuple[WeightedPool, ...] = ()
     profile: PickProfile = PickProfile.BODY
     timeout_ms: int = 0
-    idle_timeout_ms: int = 300_000
+    idle_timeout_ms: int = DEFAULT_IDLE_TIMEOUT_MS
     request_headers: HeaderEdit = HeaderEdit()
     response_headers: HeaderEdit = HeaderEdit()
     hash_header: str = ""  # sticky split by this header's value, empty: random

@@ -25,6 +25,7 @@ from pointsman.core.config.route_kinds import (
 )
 from pointsman.core.config.syntax import duration_ms
 from pointsman.core.model import (
+    DEFAULT_IDLE_TIMEOUT_MS,
     HeaderEdit,
     MatchType,
     Note,
@@ -140,6 +141,8 @@ def _ranked(place: _Place, settled: Settled, terms: RouteTerms) -> Iterator[Rank
             arms=arms,
             profile=one.profile if works else PickProfile.NONE,
             timeout_ms=place.timeout_ms(),
+            # An answer that is not streamed is silent until it is whole: who allows it more time means that, too.
+            idle_timeout_ms=max(DEFAULT_IDLE_TIMEOUT_MS, place.timeout_ms()),
             request_headers=request,
             response_headers=response,
             hash_header=terms.sticky_header,
