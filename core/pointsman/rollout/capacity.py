@@ -13,13 +13,13 @@ NAME = "capacity"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLoad:
-    """What a pool carries. `endpoints` are those that take requests; `in_flight` requests run or wait.
+    """What a pool carries. `endpoints` are those that take requests; `in_flight` requests run or wait, None: not known.
 
     `kv_used_tokens` of `kv_tokens` hold the endpoints' KV caches; None where no scrape told.
     """
 
     endpoints: int
-    in_flight: int
+    in_flight: int | None
     kv_used_tokens: float | None = None
     kv_tokens: float | None = None
 
@@ -34,7 +34,7 @@ def room(gate: CapacityGate, stable: PoolLoad, canary: PoolLoad, next_weight: in
         return _result(Verdict.BAD, "the canary has no ready endpoint")
     share = next_weight / TOTAL_WEIGHT
     uses: list[tuple[float, str]] = []
-    if gate.slots_per_endpoint:
+    if gate.slots_per_endpoint and stable.in_flight is not None and canary.in_flight is not None:
         slots = canary.endpoints * gate.slots_per_endpoint
         wanted = (stable.in_flight + canary.in_flight) * share
         uses.append((wanted / slots, f"{wanted:.0f} of {slots} requests at once"))
@@ -42,7 +42,7 @@ def room(gate: CapacityGate, stable: PoolLoad, canary: PoolLoad, next_weight: in
         wanted = (stable.kv_used_tokens + canary.kv_used_tokens) * share
         uses.append((wanted / canary.kv_tokens, f"{wanted:.0f} of {canary.kv_tokens:.0f} tokens of KV cache"))
     if not uses:
-        return _result(Verdict.NO_DATA, "neither slotsPerEndpoint nor the size of the KV caches is known")
+        return _result(Verdict.NO_DATA, "neither requests and slotsPerEndpoint nor the size of the KV caches is known")
     use, text = max(uses)
     verdict = Verdict.GOOD if use <= 1.0 - gate.min_free else Verdict.BAD
     return _result(verdict, f"it would use {use * 100:.0f} % ({text}), {gate.min_free * 100:.0f} % must stay free", use)
