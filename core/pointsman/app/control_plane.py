@@ -323,7 +323,10 @@ class ControlPlane:
 
     def _publish(self, plan: Plan) -> None:
         """Put the Plan of a new configuration in force."""
-        if self._put_in_force(plan) or not self.status.accepted:
+        changed = self._put_in_force(plan)
+        if not changed and not self.status.accepted:  # the last line of the log must not be the refusal
+            log.info("configuration good again, it is what is in force already")
+        if changed or not self.status.accepted:
             self.status.config_loaded()
         self.rollouts.configure(self._manifests, plan)
 
