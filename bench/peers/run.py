@@ -42,14 +42,14 @@ FAULTS = {
     "503": {"error": {"status": 503, "percent": 100}},
     "stalled": {"stall": {"where": "before"}},
 }
-FAULT_S, CALM_S = 6.0, 3.0
-"""How long a fault lasts, and the pause before the next."""
+CALM_S, FAULT_S = 3.0, 8.0
+"""A load runs this long before a fault, then as long as the fault lasts, then as long as before."""
 
 IDLE_S = 2.0
 """How long a router is watched before the first request."""
 
-FAULT_TIMEOUT_S = 5.0
-"""A request that has taken this long in the part with faults has failed: its user is gone."""
+FAULT_TIMEOUT_S = 3.0
+"""A request that has taken this long in the part with faults has failed: its user is gone. Healthy ones take 0.5 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,37 +121,37 @@ async def latency_part(
 
 
 async def fault_part(contender: Contender, score: Score, count: int, rate: float, folder: Path) -> None:
-    """A steady load while one replica after the other is killed, answers 503, stalls; each comes back."""
-    duration_s = CALM_S + len(FAULTS) * (FAULT_S + CALM_S)
-    async with (
-        pool(folder / "sim", count) as replicas,
-        aiohttp.ClientSession() as session,
-        contender.start(folder / "router", replicas.addresses, MODEL) as router,
-    ):
-
-        async def break_things() -> None:
-            for number, fault in enumerate(FAULTS.values()):
-                url = f"{replicas.admin}/replicas/{replicas.names[number % count]}/faults"
-                await asyncio.sleep(CALM_S)
-                async with session.put(url, json=fault) as response:
-                    response.raise_for_status()
-                await asyncio.sleep(FAULT_S)
-                async with session.delete(url) as response:
-                    response.raise_for_status()
-
-        breaking = asyncio.create_task(break_things())
-        outcomes = await steady(router.url, MODEL, rate=rate, duration_s=duration_s, timeout_s=FAULT_TIMEOUT_S)
-        await breaking
-    for outcome in outcomes:
-        score.faulty[fault_at(outcome.due_s)].append(outcome)
+    """For each fault fresh replicas, a fresh router and a steady load, while one replica has the fault."""
+    for name, fault in FAULTS.items():
+        async with (
+            pool(folder / name / "sim", count) as replicas,
+            aiohttp.ClientSession() as session,
+            contender.start(folder / name / "router", replicas.addresses, MODEL) as router,
+        ):
+            url = f"{replicas.admin}/replicas/{replicas.names[-1]}/faults"
+            breaking = asyncio.create_task(_break(session, url, fault))
+            outcomes = await steady(
+                router.url, MODEL, rate=rate, duration_s=2 * CALM_S + FAULT_S, timeout_s=FAULT_TIMEOUT_S
+            )
+            await breaking
+        for outcome in outcomes:
+            score.faulty[name if meets_fault(outcome.due_s) else "calm"].append(outcome)
 
 
-def fault_at(due_s: float) -> str:
-    """The fault that a request met which was due then. The last second before a fault counts to it: its answers are
-    still under way."""
-    number, within_s = divmod(due_s, CALM_S + FAULT_S)
-    names = list(FAULTS)
-    return names[int(number)] if number < len(names) and within_s >= CALM_S - 1.0 else "calm"
+async def _break(session: aiohttp.ClientSession, url: str, fault: object) -> None:
+    """Switch the fault on and off again, in time."""
+    await asyncio.sleep(CALM_S)
+    async with session.put(url, json=fault) as response:
+        response.raise_for_status()
+    await asyncio.sleep(FAULT_S)
+    async with session.delete(url) as response:
+        response.raise_for_status()
+
+
+def meets_fault(due_s: float) -> bool:
+    """Whether a request that was due then can meet the fault. Those of the last second before it can: their answers are
+    under way."""
+    return CALM_S - 1.0 <= due_s < CALM_S + FAULT_S
 
 
 def quantiles(values: Sequence[float]) -> str:
@@ -190,7 +190,7 @@ def show(scores: dict[str, Score], console: Console, *, markdown: bool) -> None:
         return
     head = [
         "router",
-        *(f"one replica {name}" if name != "calm" else "between the faults" for name in ("calm", *FAULTS)),
+        *(f"one replica {name}" if name != "calm" else "before and after" for name in ("calm", *FAULTS)),
     ]
     rows = [[name, *(_failures(outcomes) for outcomes in score.faulty.values())] for name, score in scores.items()]
     console.print(f"Failed requests under faults (time limit {FAULT_TIMEOUT_S:g} s):")
@@ -247,7 +247,8 @@ async def measure(options: argparse.Namespace, console: Console) -> dict[str, Sc
         else:
             ready.append(contender)
     console.print("; ".join(sorted({contender.version for contender in ready})))
-    span_s = requests[-1].arrival_ms / 1000 + (len(FAULTS) * (FAULT_S + CALM_S) + CALM_S if options.fault_rate else 0)
+    faults_s = len(FAULTS) * (FAULT_S + 2 * CALM_S + 5) if options.fault_rate else 0
+    span_s = requests[-1].arrival_ms / 1000 + faults_s
     minutes = len(ready) * options.rounds * (span_s + 15) / 60
     console.print(
         f"{len(requests)} requests of {options.trace.name}, {options.replicas} replicas; {minutes:.0f} minutes"
