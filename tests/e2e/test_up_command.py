@@ -76,6 +76,17 @@ async def works(up: Up) -> None:
     assert outcomes.ok == 1, outcomes.failures
 
 
+async def works_again(up: Up) -> None:
+    async def answers() -> bool:
+        try:
+            await works(up)
+        except AssertionError:
+            return False
+        return True
+
+    await eventually(answers, what="the gateway answers again")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 async def test_one_signal_stops_everything_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     async with running_up(tmp_path) as up:
@@ -110,20 +121,34 @@ async def test_the_printed_curl_line_streams_an_answer(tmp_path: Path) -> None:
         assert up.ready["admin"] in text
 
 
+async def test_a_simulator_that_dies_is_started_again_with_the_pools_of_now(tmp_path: Path) -> None:
+    async with running_up(tmp_path) as up:
+        simulator = next(
+            pid for pid in up.children if b"pointsman.sim.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        os.kill(simulator, signal.SIGKILL)
+        up.manifests.write(Layout(stable={"us-east": 3}))
+
+        async def all_three() -> bool:
+            try:
+                async with (
+                    aiohttp.ClientSession() as session,
+                    session.get(f"{up.ready['simulator']}/replicas") as answer,
+                ):
+                    return "stable-us-east-2" in await answer.text()
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(all_three, timeout_s=40, what="the simulator at its old address, with the new replica")
+        await works_again(up)
+
+
 async def test_an_envoy_that_dies_is_started_again(tmp_path: Path) -> None:
     async with running_up(tmp_path) as up:
         envoy = next(pid for pid in up.children if b"bootstrap.json" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(envoy, signal.SIGKILL)
         await eventually(lambda: children_of(up.process.pid) - up.children, what="another Envoy")
-
-        async def answers() -> bool:
-            try:
-                await works(up)
-            except AssertionError:
-                return False
-            return True
-
-        await eventually(answers, what="the gateway answers again")
+        await works_again(up)
 
 
 async def test_a_taken_port_names_the_port_and_its_setting(tmp_path: Path) -> None:

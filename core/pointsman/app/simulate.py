@@ -9,13 +9,18 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import structlog
 
 from pointsman.app.ports import Wanted, is_loopback
 from pointsman.app.processes import ChildProcess, start_child
 from pointsman.core.errors import PointsmanError
 from pointsman.core.model import AppProtocol, Plan
 
+log = structlog.get_logger()
+
 START_TIMEOUT_S = 20.0
+RESTART_DELAY_S = 1.0
+"""Wait before a simulator that ended by itself is started again, so that one that cannot start does not burn a core."""
 
 
 class SimulatorError(PointsmanError):
@@ -25,10 +30,11 @@ class SimulatorError(PointsmanError):
 class Simulator:
     """The running simulator. Faults of its `replicas` (names) are switched at `admin_url`."""
 
-    def __init__(self, child: ChildProcess, admin_url: str, spec: dict[str, Any]) -> None:
+    def __init__(self, child: ChildProcess, admin: str, spec: dict[str, Any], folder: Path) -> None:
         self.child = child
-        self.admin_url = admin_url
+        self.admin_url = f"http://{admin}"
         self._spec = spec
+        self._folder = folder
 
     @property
     def replicas(self) -> tuple[str, ...]:
@@ -44,6 +50,29 @@ class Simulator:
         spec = simulator_spec(plan, speed=self._spec["speed"])
         if spec == self._spec:
             return
+        if self.child.returncode is not None:
+            self._spec = spec  # `keep` starts it with this
+            return
+        await self._replace(spec)
+        self._spec = spec
+
+    async def keep(self) -> None:
+        """Start the simulator again, at the same addresses, whenever it ends by itself; runs until cancelled."""
+        while True:
+            status = await self.child.wait()
+            log.error("the simulator ended and is started again", status=status)
+            await asyncio.sleep(RESTART_DELAY_S)
+            address, _, port = self.admin_url.removeprefix("http://").rpartition(":")
+            spec = self._spec
+            try:
+                child, _ = await _launch({**spec, "admin_address": address, "admin_port": int(port)}, self._folder)
+                self.child = child
+                if self._spec is not spec:  # the Plan changed while it started
+                    await self._replace(self._spec)
+            except SimulatorError as error:
+                log.error("the simulator does not start", error=str(error))
+
+    async def _replace(self, spec: dict[str, Any]) -> None:
         body = msgspec.json.encode(spec["replicas"])
         try:
             async with (
@@ -54,7 +83,6 @@ class Simulator:
                     raise SimulatorError(msgspec.json.decode(await response.read())["error"])
         except (aiohttp.ClientError, TimeoutError) as error:
             raise SimulatorError(f"the simulator does not answer: {error or type(error).__name__}") from error
-        self._spec = spec
 
     async def stop(self) -> None:
         """End all simulated replicas."""
@@ -117,15 +145,21 @@ async def start_simulator(plan: Plan, folder: Path, *, speed: float) -> Simulato
     Raises:
         SimulatorError: it ended or was not ready in time; the message holds what it said.
     """
-    spec = folder / "simulator.json"
-    wanted = simulator_spec(plan, speed=speed)
-    log = folder / "simulator.log"
+    spec = simulator_spec(plan, speed=speed)
+    child, admin = await _launch(spec, folder)
+    return Simulator(child, admin, spec, folder)
+
+
+async def _launch(spec: dict[str, Any], folder: Path) -> tuple[ChildProcess, str]:
+    """A child that serves `spec`, and the address of its admin endpoint, once all replicas listen."""
+    path = folder / "simulator.json"
+    output = folder / "simulator.log"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        spec.write_bytes(msgspec.json.format(msgspec.json.encode(wanted), indent=1))
-        with log.open("wb") as log_file:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(spec), indent=1))
+        with output.open("wb") as log_file:
             child = await start_child(
-                [sys.executable, "-m", "pointsman.sim.main", "--spec", spec],
+                [sys.executable, "-m", "pointsman.sim.main", "--spec", path],
                 name="simulator",
                 pipe_stdout=True,
                 stderr=log_file,
@@ -136,9 +170,11 @@ async def start_simulator(plan: Plan, folder: Path, *, speed: float) -> Simulato
         line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
     except TimeoutError as error:
         await child.stop()
-        raise SimulatorError(f"the simulator was not ready after {START_TIMEOUT_S:g} s, see {log}") from error
+        raise SimulatorError(f"the simulator was not ready after {START_TIMEOUT_S:g} s, see {output}") from error
+    except asyncio.CancelledError:
+        await child.stop()
+        raise
     if not line:
         await child.wait()
-        raise SimulatorError(f"the simulator ended: {log.read_text(encoding='utf-8', errors='replace').strip()}")
-    ready = msgspec.json.decode(line)
-    return Simulator(child, f"http://{ready['admin']}", wanted)
+        raise SimulatorError(f"the simulator ended: {output.read_text(encoding='utf-8', errors='replace').strip()}")
+    return child, msgspec.json.decode(line)["admin"]

@@ -208,6 +208,8 @@ async def running(options: UpOptions) -> AsyncIterator[Running]:
         if options.simulate:
             simulator = await start_simulator(plan, options.state / "simulator", speed=options.speed)
             stack.push_async_callback(simulator.stop)
+            keeper = asyncio.create_task(simulator.keep(), name="keep the simulator")
+            stack.push_async_callback(_cancel, keeper)
         control_plane = await stack.enter_async_context(ControlPlane(options.control_plane, on_plan=plans.put_nowait))
         envoys: EnvoyFleet | None = None
         if options.envoy:
