@@ -195,3 +195,36 @@ def test_a_folder_that_never_settles_is_not_taken_half_written(folder: Path, mon
     _, outcome = load_settled(folder)
     assert isinstance(outcome, ConfigError)
     assert "keeps changing while it is read" in str(outcome)
+
+
+async def test_half_a_file_is_not_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody writes in place, in two parts, and the first part alone is a good configuration."""
+    file, whole = folder / "fleet.yaml", FLEET.replace("weight: 95", "weight: 15")
+    loading, looks = False, 0
+    real_fingerprint, real_load = watch.fingerprint, watch.load_settled
+
+    def look(path: Path) -> watch.Fingerprint | None:
+        nonlocal looks
+        found = real_fingerprint(path)
+        if not loading and "weight: 55" in file.read_text():
+            looks += 1
+            if looks == 2:
+                file.write_text(whole + "# the second part")
+        return found
+
+    def load(path: Path) -> tuple[watch.Fingerprint | None, watch.Outcome]:
+        nonlocal loading
+        loading = True
+        try:
+            return real_load(path)
+        finally:
+            loading = False
+
+    monkeypatch.setattr(watch, "fingerprint", look)
+    monkeypatch.setattr(watch, "load_settled", load)
+    async with watching(folder) as told:
+        await told.good()
+        draft = folder.parent / "draft.yaml"
+        draft.write_text(FLEET.replace("weight: 95", "weight: 55"))
+        draft.replace(file)
+        assert weights(await told.good()) == [5, 15]

@@ -22,6 +22,8 @@ QUIET_MS = 100
 """Editors and `kubectl` write several files one after another; this long without a write, and they are done."""
 LONGEST_WAIT_MS = 1_000
 """A folder that is written to all the time is still read this often."""
+STEP_MS = 20
+"""inotify's changes are handed on when this long no other file changed; then quiet is awaited."""
 POLL_S = 1.0
 """Interval of the comparison that does not depend on inotify."""
 READ_ATTEMPTS = 5
@@ -72,6 +74,7 @@ class ConfigWatcher:
         self._report(outcome)
         async for _ in self._ticks():
             if await asyncio.to_thread(fingerprint, self._folder) != seen:
+                await self._quiet()
                 seen, outcome = await asyncio.to_thread(load_settled, self._folder)
                 self._report(outcome)
 
@@ -82,6 +85,19 @@ class ConfigWatcher:
             self._on_bad(outcome)
         elif not repeated:
             self._on_good(outcome)
+
+    async def _quiet(self) -> None:
+        """Wait until nobody writes any more: half a file may be good YAML, and would be put in force.
+
+        `watchfiles` does not: a file that changes again while it waits is no news to it.
+        """
+        before = await asyncio.to_thread(fingerprint, self._folder)
+        for _ in range(LONGEST_WAIT_MS // QUIET_MS):
+            await asyncio.sleep(QUIET_MS / 1000)
+            now = await asyncio.to_thread(fingerprint, self._folder)
+            if now == before:
+                return
+            before = now
 
     async def _ticks(self) -> AsyncIterator[None]:
         """Something may have changed: after a change that inotify saw, and every `poll_s`."""
@@ -103,7 +119,7 @@ async def _changes(folder: Path, poll_s: float) -> AsyncIterator[None]:
             folder,
             watch_filter=None,
             debounce=LONGEST_WAIT_MS,
-            step=QUIET_MS,
+            step=STEP_MS,
             rust_timeout=max(1, int(poll_s * 1000)),
             yield_on_timeout=True,
         ):
