@@ -13,6 +13,7 @@ import aiohttp
 import grpc
 import pytest
 from aiohttp import web
+from hypothesis import settings
 from prometheus_client import CollectorRegistry
 
 from extproc.fleet import POOL, make_plan
@@ -23,6 +24,9 @@ from pointsman.extproc import Picker, add_services
 from support.envoy import running_envoy
 
 TYPE = "type.googleapis.com/envoy.extensions"
+
+settings.register_profile("patient", deadline=None)  # a busy test machine is not a slow example
+settings.load_profile("patient")
 
 
 class Upstream:
@@ -97,10 +101,12 @@ def duplex_filter(picker: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def bootstrap(upstreams: dict[str, list[str]], picker_port: int, *, duplex: bool = False) -> dict[str, Any]:
+def bootstrap(
+    upstreams: dict[str, list[str]], picker_port: int, *, duplex: bool = False, promise: bool = True
+) -> dict[str, Any]:
     """A static Envoy in the one-message profile (design 5.1); paths below /headers use the headers profile.
 
-    `duplex`: a gateway that speaks the Endpoint Picker Protocol instead.
+    `duplex`: a gateway that speaks the Endpoint Picker Protocol instead. `promise`: it says that one message is all.
     """
 
     def address(key: str) -> dict[str, Any]:
@@ -109,9 +115,10 @@ def bootstrap(upstreams: dict[str, list[str]], picker_port: int, *, duplex: bool
 
     picker = {"envoy_grpc": {"cluster_name": wire.PICKER_CLUSTER}}
     skip = {"response_header_mode": "SKIP", "request_trailer_mode": "SKIP", "response_trailer_mode": "SKIP"}
+    single = [{"key": wire.PROFILE_HEADER, "value": wire.PROFILE_SINGLE}] if promise else []
     ext_proc = {
         "@type": f"{TYPE}.filters.http.ext_proc.v3.ExternalProcessor",
-        "grpc_service": picker,
+        "grpc_service": {**picker, "initial_metadata": single},
         "failure_mode_allow": True,
         "message_timeout": "5s",  # a busy test machine is not a slow picker
         "processing_mode": {"request_header_mode": "SKIP", "request_body_mode": "BUFFERED_PARTIAL", **skip},
@@ -306,7 +313,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def _gateway(*, duplex: bool = False) -> AsyncIterator[Gateway]:
+async def _gateway(*, duplex: bool = False, promise: bool = True) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as stack:
         near, far = [Upstream(), Upstream()], [Upstream(), Upstream()]
         for upstream in (*near, *far):
@@ -323,7 +330,7 @@ async def _gateway(*, duplex: bool = False) -> AsyncIterator[Gateway]:
         stack.push_async_callback(server.stop, None)
         keys = {"near": [u.key for u in near], "far": [u.key for u in far]}
         picker.apply(make_plan(keys))
-        envoy = await stack.enter_async_context(running_envoy(bootstrap(keys, port, duplex=duplex)))
+        envoy = await stack.enter_async_context(running_envoy(bootstrap(keys, port, duplex=duplex, promise=promise)))
         listener = (await envoy.listener_addresses())["gateway"]
         client = await stack.enter_async_context(aiohttp.ClientSession())
         yield Gateway(
@@ -342,6 +349,13 @@ async def _gateway(*, duplex: bool = False) -> AsyncIterator[Gateway]:
 async def gateway() -> AsyncIterator[Gateway]:
     """A running gateway that fails open."""
     async with _gateway() as running:
+        yield running
+
+
+@pytest.fixture
+async def plain_gateway() -> AsyncIterator[Gateway]:
+    """A running gateway in the one-message profile that does not say so, as any Envoy may be configured."""
+    async with _gateway(promise=False) as running:
         yield running
 
 

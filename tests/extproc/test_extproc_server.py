@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from prometheus_client import CollectorRegistry, generate_latest
@@ -95,6 +96,39 @@ async def test_one_message_in_one_out_and_the_stream_ends(served: Served) -> Non
     assert served.value("pointsman_pick_duration_seconds_count") == 1
     assert served.value("pointsman_picker_inflight_requests") == 1
     assert served.value("pointsman_picker_endpoints") == 2
+
+
+SINGLE = ((wire.PROFILE_HEADER, wire.PROFILE_SINGLE),)
+
+
+async def test_a_promised_single_message_is_answered_alike(served: Served) -> None:
+    call = served.process(metadata=SINGLE)
+    await call.write(body_message())
+    reply = await call.read()
+    assert set(destination(reply).split(",")) == {"10.0.0.1:80", "10.0.0.2:80"}
+    assert await call.read() is grpc.aio.EOF
+    assert await call.code() is grpc.StatusCode.OK
+    assert served.value("pointsman_picks_total", pool=POOL, outcome="picked") == 1
+    assert served.value("pointsman_pick_duration_seconds_count") == 1
+    other = served.process(metadata=((wire.PROFILE_HEADER, "something new"),))
+    await other.write(body_message())
+    assert destination(await other.read())
+
+
+async def test_a_broken_promise_ends_only_its_own_call(served: Served) -> None:
+    """Full duplex needs more than one message; an empty one is none at all."""
+    headers = ext_proc.ProcessingRequest()
+    headers.request_headers.SetInParent()
+    headers.protocol_config.request_body_mode = processing_mode_pb2.ProcessingMode.FULL_DUPLEX_STREAMED
+    for message in (headers, ext_proc.ProcessingRequest()):
+        call = served.process(metadata=SINGLE)
+        await call.write(message)
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    silent = served.process(metadata=SINGLE)
+    assert destination(await ask(served, body_message()))
+    silent.cancel()
+    assert served.value("pointsman_extproc_stream_errors_total") == 2
+    assert len(served.picker.inflight) == 1
 
 
 async def test_outcomes_are_counted_by_reason(served: Served) -> None:

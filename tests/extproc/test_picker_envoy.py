@@ -58,6 +58,13 @@ async def test_picks_are_honoured_and_only_requests_reach_the_picker(gateway: Ga
     assert json.loads(messages[0].request_body.body) == CHAT
 
 
+async def test_a_gateway_that_promises_nothing_is_served_alike(plain_gateway: Gateway) -> None:
+    plain_gateway.only(plain_gateway.far[1].key)
+    assert (await plain_gateway.post(json={"model": "m", "prompt": "hi"}))[:2] == (200, plain_gateway.far[1].key)
+    assert (await plain_gateway.post("/headers", data=b"x"))[:2] == (200, plain_gateway.far[1].key)
+    await eventually(lambda: len(plain_gateway.picker.inflight) == 0)
+
+
 async def test_feedback_brings_pick_and_ttft_and_empties_the_accounts(gateway: Gateway) -> None:
     gateway.only(gateway.near[0].key)
     assert (await gateway.post(json=CHAT, headers={"x-user-id": "u-1", "x-request-id": "mine"}))[0] == 200

@@ -36,7 +36,7 @@ GRPC_FORMAT: Final = "%GRPC_STATUS_NUMBER%"
 PROFILE_HEADER: Final = "x-pointsman-profile"
 PROFILE_SINGLE: Final = "single"
 """gRPC metadata (`grpc_service.initial_metadata`) with which a gateway promises one message and one answer for each
-ext_proc stream, so that the picker can serve it as a unary call: a third of the price of a stream."""
+ext_proc stream, so that the picker can serve it as a unary call, which costs gRPC a tenth less than a stream."""
 
 PICK_FORMAT: Final = f"%DYNAMIC_METADATA({PICK_NAMESPACE}:{PICK_KEY})%"
 

@@ -8,6 +8,7 @@ goes on with what it has.
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import signal
 import socket
@@ -111,6 +112,10 @@ class Worker:
         address = f"[{options.address}]" if ":" in options.address else options.address
         server.add_insecure_port(f"{address}:{options.port}")
         await server.start()
+        # What is there now stays for life: the collector need not look at it, nor run every few requests (4 % of CPU).
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         return server
 
     def _say(self, message: frames.ToParent) -> None:
