@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -32,6 +33,7 @@ from pointsman.core.model import (
     VirtualHost,
     WeightedPool,
 )
+from pointsman.xds.generate.header_edits import collide, then
 from pointsman.xds.generate.options import BuildOptions
 from pointsman.xds.generate.pieces import any_of, boolean, embedded, header_options, ms, set_header, u32
 
@@ -120,6 +122,7 @@ def _fill_route(
 ) -> None:
     route.name = rule.name
     _fill_match(route.match, rule)
+    rule = _arms_last(rule)
     route.request_headers_to_add.extend(header_options(rule.request_headers))
     route.request_headers_to_remove.extend(rule.request_headers.remove)
     route.response_headers_to_add.extend(header_options(rule.response_headers))
@@ -141,6 +144,14 @@ def _fill_route(
         route.typed_per_filter_config[EXT_PROC].CopyFrom(any_of(ext_proc_pb2.ExtProcPerRoute(overrides=overrides)))
     else:
         route.typed_per_filter_config[EXT_PROC].CopyFrom(any_of(ext_proc_pb2.ExtProcPerRoute(disabled=True)))
+
+
+def _arms_last(rule: Rule) -> Rule:
+    """The rule with its edits of the request given to its arms, where one of these touches the same header."""
+    if not collide(rule.request_headers, (arm.request_headers for arm in rule.arms)):
+        return rule
+    arms = (replace(arm, request_headers=then(rule.request_headers, arm.request_headers)) for arm in rule.arms)
+    return replace(rule, request_headers=HeaderEdit(), arms=tuple(arms))
 
 
 def _fill_match(match: route_components_pb2.RouteMatch, rule: Rule) -> None:
