@@ -224,6 +224,14 @@ async def test_bad_requests(start: Any, path: str, body: Any, status: int, param
     assert (await sim.chat("one"))[0] == 200  # and the replica lives
 
 
+async def test_a_body_that_is_not_encoded_as_it_says_is_a_bad_request(start: Any) -> None:
+    sim = await start()
+    headers = {"content-encoding": "gzip"}
+    async with sim.session.post(sim.url("one", CHAT), data=b'{"messages": []}', headers=headers) as response:
+        assert response.status == 400
+        assert "content-encoding" in (await response.json())["error"]["message"]
+
+
 async def test_unknown_paths_and_methods(start: Any) -> None:
     sim = await start()
     assert (await sim.get("one", "/nothing"))[0] == 404

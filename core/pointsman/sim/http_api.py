@@ -111,6 +111,8 @@ class HttpShell:
             return _error(error)
         except web.HTTPRequestEntityTooLarge:
             return _error(ApiError(413, f"The request body is larger than {MAX_BODY_BYTES} bytes."))
+        except web.RequestPayloadError:
+            return _error(ApiError(400, "The request body does not fit its content-encoding or transfer-encoding."))
         except web.HTTPException as error:
             return web.json_response({"detail": error.reason}, status=error.status, headers=_allow(error))
         except ConnectionError:
