@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ class Simulator:
 
     @property
     def replicas(self) -> tuple[str, ...]:
-        """Names of all replicas."""
-        return tuple(replica["name"] for replica in self._spec["replicas"])
+        """Names of all replicas, those that get most of the traffic first: nearest, and of the largest pool."""
+        replicas = self._spec["replicas"]
+        sizes = Counter(replica["pool"] for replica in replicas)
+        ordered = sorted(replicas, key=lambda replica: (replica["rtt_ms"], -sizes[replica["pool"]]))
+        return tuple(replica["name"] for replica in ordered)
 
     async def reconcile(self, plan: Plan) -> None:
         """Start replicas for new endpoints of `plan` and end those of endpoints that are gone.
