@@ -175,7 +175,7 @@ class Picker:
         )
         self.inflight.open(pick_id, account)
         self.index.insert(account.row, hashes, known=int(matched[best[0]]))
-        if self._outbox is not None:
+        if self._outbox is not None and matched[best[0]] < len(hashes):  # what was there is known to the peers, too
             self._outbox.placed(table.key(account.row), hashes)
         self.adapters.sent(account.row, body.model, now_s)
         return Decision(
