@@ -295,11 +295,17 @@ class ControlPlane:
         return server.add_secure_port(address, self.tls.grpc_credentials())
 
     def _run_beside(self, stack: AsyncExitStack, name: str, work: Coroutine[None, None, None]) -> None:
-        """Run `work` until the control plane stops; that it ends earlier is a defect and is logged as such."""
+        """Run `work` until the control plane stops.
+
+        That it ends earlier is a defect: it is logged, counted, and the process is not ready any more, so that whoever
+        watches it starts another one. Gateways keep what they have.
+        """
         task = asyncio.create_task(work, name=name)
+        self.status.task_runs(name, True)
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
+                self.status.task_runs(name, False)
                 log.critical("a background task ended", task=name, error=repr(error), exc_info=error)
 
         async def stop() -> None:

@@ -58,6 +58,13 @@ class FleetStatus:
         self._reloads = Counter(
             "pointsman_config_reloads", "Times the configuration was read, by outcome.", ["result"], registry=registry
         )
+        self._tasks: dict[str, bool] = {}
+        self._task_up = Gauge(
+            "pointsman_background_task_up",
+            "1 while a part of the process runs, 0 once it ended by an error.",
+            ["task"],
+            registry=registry,
+        )
         self._good = Gauge(
             "pointsman_config_reload_success", "1 if the files as they are now are in force.", registry=registry
         )
@@ -88,8 +95,14 @@ class FleetStatus:
         self._reloads.labels("refused").inc()
         self._good.set(0)
 
+    def task_runs(self, name: str, runs: bool) -> None:
+        """Note that a part that has to run for as long as the process does began, or ended before its time."""
+        self._tasks[name] = runs
+        self._task_up.labels(name).set(1 if runs else 0)
+
     def ready(self) -> bool:
-        return self._holder.plan is not None
+        """A configuration is in force, and every part that keeps it so runs."""
+        return self._holder.plan is not None and all(self._tasks.values())
 
     def endpoints(self) -> list[Json]:
         plan = self._holder.plan or Plan()

@@ -238,12 +238,12 @@ async def _follow(plans: asyncio.Queue[Plan], envoys: EnvoyFleet | None, simulat
         if simulator is not None:
             try:
                 await simulator.reconcile(plan)
-            except SimulatorError as error:
+            except (SimulatorError, OSError) as error:
                 log.error("the simulated replicas do not follow the configuration", error=str(error))
         if envoys is not None:
             try:
                 await envoys.reconcile(plan)
-            except EnvoyError as error:
+            except (EnvoyError, OSError) as error:
                 log.error("an Envoy of the new configuration did not start", error=str(error))
 
 

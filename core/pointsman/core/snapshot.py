@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from pointsman.core.model import Plan
 
@@ -26,12 +27,16 @@ class PlanHolder:
         return self._plan
 
     def publish(self, plan: Plan) -> bool:
-        """Make `plan` the current one and tell the listeners; False if it equals the current one."""
+        """Make `plan` the current one and tell the listeners; False if it equals the current one.
+
+        Every listener is told, also when one before it fails; its error is raised when all have been.
+        """
         if plan == self._plan:
             return False
         self._plan = plan
-        for listener in tuple(self._listeners):
-            listener(plan)
+        with ExitStack() as calls:  # runs all of them, and raises what one of them raised
+            for listener in reversed(self._listeners):
+                calls.callback(listener, plan)
         return True
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
