@@ -68,7 +68,7 @@ the baselines."""
 GORGO_BEST = "gorgo-best"
 GORGO_GRID = tuple(product((2.0, 13.0, 40.0, 130.0), (0.03, 0.1, 0.3, 1.0)))
 """(RTT weight, load weight) for a prefill weight of 1 token: a millisecond is 13 tokens on these replicas, so the grid
-goes from far too little to ten times too much; past its upper end nothing changes any more (all traffic is local)."""
+goes from far too little to ten times too much; an RTT weight of 400 is no better (tried on the tuning slice)."""
 
 
 def gorgo_of(weights: tuple[float, float]) -> Entry:

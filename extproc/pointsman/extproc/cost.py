@@ -32,9 +32,9 @@ class CostModel:
     shadow_base: float = 0.5
     """What own work counts again on an idle fleet: others wait for it, too."""
     shadow_weight: float = 1.0
-    """How much dearer own work gets as the fleet fills: keeps cold spills from eating the capacity they look for. At 4
-    warm endpoints are waited for too long (mean TTFT 5 % up at 77 % load, p95 10 %); at 0.5 an overloaded fleet spills
-    (9 % up)."""
+    """How much dearer own work gets as the fleet fills: keeps cold spills from eating the capacity they look for. With
+    base 1 and weight 4 warm endpoints are waited for too long (at 77 % load mean TTFT 6 % up, p95 10 %; at 130 % 6 %
+    down); a weight of 0.5 is 10 % worse at 130 % (docs/performance.md)."""
     shadow_reference_ms: float = 500.0
     """The backlog at which the weight counts once; the mean prefill of the traces."""
     stick_weight: float = 1.0
