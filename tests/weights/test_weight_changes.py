@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -218,9 +220,15 @@ class TestOperations:
         assert fleet.published == [] and await fleet.operations.records(9) == []
         assert not (tmp_path / OVERLAY_FILE).exists()
 
-    async def test_what_cannot_be_kept_is_not_done_and_the_log_says_so(self, tmp_path: Path) -> None:
+    async def test_what_cannot_be_kept_is_not_done_and_the_log_says_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         fleet = Fleet(tmp_path).start()
-        (tmp_path / f".{OVERLAY_FILE}.draft").mkdir()
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, "replace", full)
         with pytest.raises(StateError, match="cannot be written"):
             await fleet.operations.change(HALF)
         assert fleet.published == []

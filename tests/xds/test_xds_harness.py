@@ -17,6 +17,7 @@ import pytest
 
 from pointsman.core.snapshot import PlanHolder
 from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from support.waiting import eventually
 from support.xds_client import connect, name_of, plan_with
 
 TYPES = pytest.mark.parametrize("type_url", [CLUSTER, ENDPOINT, LISTENER, ROUTE], ids=["cds", "eds", "lds", "rds"])
@@ -173,6 +174,8 @@ async def test_several_types_share_an_aggregated_stream(fleet: Any, one: str, ot
         second = client.beside(other)
         await second.subscribe("b")
         assert await second.receive() == (["b"], [])
+        # With an answer outstanding the other type may go first: nothing of the one depends on the other.
+        await eventually(lambda: plane.xds.status()["nodes"][0]["settled"], what="both are acknowledged")
         holder.publish(plan_with("abc", changed="b"))
         order = sorted([client, second], key=lambda c: [CLUSTER, ENDPOINT, LISTENER, ROUTE].index(c.type_url))
         for each in order:

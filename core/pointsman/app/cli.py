@@ -11,6 +11,7 @@ from pointsman.app.version import VERSION
 
 COMMANDS: Final = {
     "audit": "pointsman.app.commands.audit:audit",
+    "bench": "pointsman.app.commands.bench:bench",
     "bootstrap": "pointsman.app.commands.bootstrap:bootstrap",
     "certs": "pointsman.app.commands.certs:certs",
     "demo": "pointsman.app.commands.demo:demo",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,8 @@ class StateFolder:
             StateError: it cannot be written; the file is as it was.
         """
         path = self.path / name
-        draft = self.path / f".{name}.draft"
+        # A name of its own for each writer: two threads that save at once must not take each other's draft away.
+        draft = self.path / f".{name}.{os.getpid()}-{threading.get_ident()}.draft"
         content = msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,12 @@ from pointsman.core.errors import PointsmanError
 
 @click.group()
 def demo() -> None:
-    """Stories to watch, with simulated model servers on this machine."""
+    """Stories to watch, with simulated model servers on this machine.
+
+    \b
+    Example:
+      pointsman demo rollout
+    """
 
 
 @demo.command()

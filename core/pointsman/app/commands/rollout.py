@@ -35,6 +35,10 @@ def rollout() -> None:
     """See and steer rollouts: the RolloutPolicies that bring a canary in step by step.
 
     A POLICY is named as chat or default/chat.
+
+    \b
+    Example:
+      pointsman rollout get chat
     """
 
 

@@ -1,0 +1,21 @@
+"""`pointsman bench`."""
+
+from __future__ import annotations
+
+import click
+
+from pointsman.bench.cli import fit_command, policy_command
+
+
+@click.group()
+def bench() -> None:
+    """Compare ways to pick, in a simulation in virtual time: figures of a model, not of hardware.
+
+    \b
+    Example:
+      pointsman bench policy --help
+    """
+
+
+bench.add_command(policy_command, "policy")
+bench.add_command(fit_command, "fit")
