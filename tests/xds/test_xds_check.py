@@ -12,10 +12,12 @@ from pointsman.core.model import (
     Gateway,
     HeaderEdit,
     Listener,
+    Locality,
     Plan,
     Pool,
     RouteMatch,
     Rule,
+    Site,
     SiteGroup,
     VirtualHost,
     WeightedPool,
@@ -122,3 +124,19 @@ def test_only_what_changed_is_reported() -> None:
     assert views.snapshot("ns/other") is before
     assert views.update(Plan(gateways=(other,))) == ["ns/gw"]
     assert views.snapshot("ns/gw") is NOBODY
+
+
+def test_a_proxy_that_names_no_gateway_gets_the_only_one_at_its_place() -> None:
+    east, west = Locality(region="east"), Locality(region="west", zone="b")
+    sites = (Site(name="east", locality=east), Site(name="west", locality=west))
+    views = Views(BuildOptions())
+    views.update(Plan(gateways=(Gateway(name="ns/e", site="east"), Gateway(name="ns/w", site="west")), sites=sites))
+    assert views.find(NodeIdentity(id="proxy-7", cluster="edge", locality=west)) == "ns/w"
+    assert views.find(NodeIdentity(id="proxy-7", cluster="ns/e", locality=west)) == "ns/e", "its word comes first"
+    assert views.find(NodeIdentity(id="proxy-7", cluster="ns/typo", locality=west)) is None, "a wrong name is no name"
+    assert views.find(NodeIdentity(id="proxy-7", cluster="edge", locality=Locality(region="north"))) is None
+    assert views.find(NodeIdentity(id="proxy-7", cluster="edge")) is None
+    assert views.find(NodeIdentity(id="p", cluster="edge", locality=west, allowed=frozenset({"ns/e"}))) is None
+    both = (Gateway(name="ns/e", site="west"), Gateway(name="ns/w", site="west"))
+    views.update(Plan(gateways=both, sites=sites))
+    assert views.find(NodeIdentity(id="proxy-7", cluster="edge", locality=west)) is None, "which of them?"

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from pointsman.core.clock import Clock, SystemClock
 from pointsman.core.errors import PeerError
-from pointsman.core.model import Plan
+from pointsman.core.model import Locality, Plan
 from pointsman.core.snapshot import PlanHolder
 from pointsman.xds.build import BuildOptions
 from pointsman.xds.channel import Request
@@ -329,7 +329,9 @@ class _Collector(Collector):
 def identity_of(node: base_pb2.Node) -> NodeIdentity:
     """Who a proxy says it is."""
     metadata = {key: value.string_value for key, value in node.metadata.fields.items() if _is_text(value)}
-    return NodeIdentity(id=node.id, cluster=node.cluster, metadata=metadata)
+    where = node.locality
+    locality = Locality(region=where.region, zone=where.zone, sub_zone=where.sub_zone)
+    return NodeIdentity(id=node.id, cluster=node.cluster, locality=locality, metadata=metadata)
 
 
 def _is_text(value: struct_pb2.Value) -> bool:

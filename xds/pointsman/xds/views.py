@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pointsman.core.model import Gateway, Plan, Site
+from pointsman.core.model import Gateway, Locality, Plan, Site
 from pointsman.xds.build import BuildCache, BuildOptions, build_resources
 from pointsman.xds.check import check, check_gateway
 from pointsman.xds.heartbeat import Lifetime, Lifetimes
@@ -16,6 +16,9 @@ from pointsman.xds.session import Snapshot
 
 NOBODY: Final = Snapshot()
 """What a gateway that nobody knows is to have: nothing."""
+
+NOWHERE: Final = Locality()
+"""The locality of a proxy, or of a gateway's site, that says nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,7 @@ class NodeIdentity:
 
     id: str
     cluster: str = ""
+    locality: Locality = NOWHERE
     metadata: Mapping[str, str] = field(default_factory=dict)
     allowed: frozenset[str] | None = None
 
@@ -38,6 +42,10 @@ class NodeIdentity:
     def names(self) -> tuple[str, ...]:
         """The gateways that this may be: its claims, without those that its certificate does not bear out."""
         return tuple(name for name in self.claims() if self.allowed is None or name in self.allowed)
+
+    def names_none(self) -> bool:
+        """Whether nothing that it says has the form of a Gateway's name, "namespace/name"."""
+        return not any("/" in claim for claim in self.claims())
 
     def proven(self) -> bool:
         """Whether its first claim is borne out by its certificate, or needs not to be."""
@@ -52,6 +60,10 @@ class _Built:
     cache: BuildCache = field(default_factory=BuildCache)
     snapshot: Snapshot | None = None
     problems: tuple[str, ...] = ()
+
+    def locality(self) -> Locality:
+        """Where the gateway's site is."""
+        return next((site.locality for site in self.sites if site.name == self.gateway.site), NOWHERE)
 
 
 class Views:
@@ -78,8 +90,13 @@ class Views:
         return sorted(self._built)
 
     def find(self, identity: NodeIdentity) -> str | None:
-        """The gateway that a proxy belongs to."""
-        return next((name for name in identity.names() if name in self._built), None)
+        """The gateway of a proxy: the one that it names; if it names none, the only one at its locality."""
+        named = next((name for name in identity.names() if name in self._built), None)
+        if named is not None or not identity.names_none() or identity.locality == NOWHERE:
+            return named
+        here = [name for name, built in self._built.items() if built.locality() == identity.locality]
+        proven = [name for name in here if identity.allowed is None or name in identity.allowed]
+        return proven[0] if len(proven) == 1 else None
 
     def snapshot(self, gateway: str | None) -> Snapshot | None:
         """What a gateway is to have; None while there is nothing to be said (no Plan yet, or never a good one).
