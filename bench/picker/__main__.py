@@ -4,9 +4,9 @@
 
 One real Envoy has a listener for each way: no picker (alone), the one-message profile with access log feedback, where
 the gateway promises a single message (single) and where it does not (one-message), and the Endpoint Picker Protocol in
-full duplex (without feedback, so it is shown cheaper than it is). They are measured in turn, in several rounds, in front
-of the same pool, with the same bodies: chats of 64 conversations. CPU is user and system time of the processes from
-/proc, under a closed loop; latency is that of requests at a fixed rate that does not fill the machine.
+full duplex (without feedback, so it is shown cheaper than it is). They are measured in turn, in several rounds, before
+the same pool, with the same bodies: chats of 64 conversations. CPU is user and system time of the processes from /proc,
+under a closed loop; latency is that of requests at a fixed rate that does not fill the machine.
 """
 
 from __future__ import annotations
