@@ -104,6 +104,13 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
     return manager
 
 
+def _one_message_service() -> grpc_service_pb2.GrpcService:
+    """ext_proc, with the promise that a stream carries one message: the picker then serves it as a unary call."""
+    service = _picker_service()
+    service.initial_metadata.add(key=wire.PROFILE_HEADER, value=wire.PROFILE_SINGLE)
+    return service
+
+
 def _picker_service() -> grpc_service_pb2.GrpcService:
     service = grpc_service_pb2.GrpcService()
     service.envoy_grpc.cluster_name = wire.PICKER_CLUSTER
@@ -124,7 +131,7 @@ def _ext_proc(options: BuildOptions) -> ext_proc_pb2.ExternalProcessor:
     """One message with the buffered body out, one with the pick back; the stream ends then."""
     mode = processing_mode_pb2.ProcessingMode
     processor = ext_proc_pb2.ExternalProcessor(
-        grpc_service=_picker_service(),
+        grpc_service=_one_message_service(),
         # Pools that must fail closed say so on their arm of the route.
         failure_mode_allow=True,
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
