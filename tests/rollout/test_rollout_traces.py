@@ -48,6 +48,7 @@ from pointsman.rollout.state import (
     Tick,
     Verb,
 )
+from support.traces import check_trace
 
 TRACES = sorted((Path(__file__).parent / "traces").glob("*.txt"))
 SOME_LIMIT = Limit(comparison=Comparison.ABSOLUTE, value=0.5)
@@ -166,36 +167,9 @@ def describe(effect: Effect) -> str:
             return f"  report {what}: {why}" + (f" (by {by})" if by else "")
 
 
-def blocks(text: str) -> list[tuple[list[str], str, list[str], list[str]]]:
-    """(comment lines, command, its lines, expected lines) per block."""
-    found = []
-    for block in text.strip().split("\n\n"):
-        lines = block.split("\n")
-        comments = [line for line in lines if line.startswith("#")]
-        body = [line for line in lines if not line.startswith("#")]
-        middle = body.index("----") if "----" in body else len(body)
-        command = body[0] if body else ""
-        found.append((comments, command, [line.strip() for line in body[1:middle]], body[middle + 1 :]))
-    return found
-
-
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 def test_trace(path: Path, request: pytest.FixtureRequest) -> None:
-    script = Script()
-    wanted, got = [], []
-    for comments, command, lines, expected in blocks(path.read_text(encoding="utf-8")):
-        if not command:
-            wanted.append("\n".join(comments))
-            got.append("\n".join(comments))
-            continue
-        out = script.run(command, lines)
-        head = [*comments, command, *(f"  {line}" for line in lines), "----"]
-        wanted.append("\n".join(head + expected))
-        got.append("\n".join(head + out))
-    if request.config.getoption("--rewrite", default=False):
-        path.write_text("\n\n".join(got) + "\n", encoding="utf-8")
-        return
-    assert "\n\n".join(got) == "\n\n".join(wanted)
+    check_trace(path, Script().run, rewrite=request.config.getoption("--rewrite", default=False))
 
 
 def test_there_are_traces() -> None:

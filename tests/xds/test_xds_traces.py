@@ -29,6 +29,7 @@ from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale, Un
 from pointsman.xds.memory import Memory
 from pointsman.xds.resources import SHORT_NAMES, Resource
 from pointsman.xds.session import Session, Snapshot
+from support.traces import check_trace
 
 TRACES = sorted((Path(__file__).parent / "traces").glob("*.txt"))
 TYPES = {short: url for url, short in SHORT_NAMES.items()}
@@ -182,35 +183,6 @@ def describe(note: Note) -> str:
     return f"nacked {short(note.reply.type_url)} #{note.reply.nonce}: {found or 'culprit unknown'}"
 
 
-def blocks(text: str) -> list[tuple[list[str], str, list[str], list[str]]]:
-    """(comment lines, command, its lines, expected lines) per block."""
-    found = []
-    for block in text.strip().split("\n\n"):
-        lines = block.split("\n")
-        comments = [line for line in lines if line.startswith("#")]
-        body = [line for line in lines if not line.startswith("#")]
-        if not body:
-            found.append((comments, "", [], []))
-            continue
-        middle = body.index("----") if "----" in body else len(body)
-        found.append((comments, body[0], [line.strip() for line in body[1:middle]], body[middle + 1 :]))
-    return found
-
-
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 def test_trace(path: Path, request: pytest.FixtureRequest) -> None:
-    script = Script()
-    wanted, got = [], []
-    for comments, command, lines, expected in blocks(path.read_text(encoding="utf-8")):
-        if not command:
-            wanted.append("\n".join(comments))
-            got.append("\n".join(comments))
-            continue
-        out = script.run(command, lines)
-        head = [*comments, command, *(f"  {line}" for line in lines), "----"]
-        wanted.append("\n".join(head + expected))
-        got.append("\n".join(head + out))
-    if request.config.getoption("--rewrite", default=False):
-        path.write_text("\n\n".join(got) + "\n", encoding="utf-8")
-        return
-    assert "\n\n".join(got) == "\n\n".join(wanted)
+    check_trace(path, Script().run, rewrite=request.config.getoption("--rewrite", default=False))
