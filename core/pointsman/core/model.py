@@ -110,13 +110,17 @@ class Endpoint:
 class SiteGroup:
     """The endpoints of one pool at one site, with the priority that Envoy gives them (0 first).
 
-    `weight` ≥ 1 divides traffic between groups of equal priority.
+    `weight` ≥ 1 divides traffic between groups of equal priority. The picker goes to a `tier` only when no lower one
+    has a ready endpoint, or to relieve one (FailoverPolicy). `share` in 1/10,000: of the requests that it may send
+    there, as in a ramp; 0: only when nothing else is left.
     """
 
     site: str
     priority: int
     weight: int
     endpoints: tuple[Endpoint, ...]
+    tier: int = 0
+    share: int = TOTAL_WEIGHT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

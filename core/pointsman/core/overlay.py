@@ -54,6 +54,22 @@ class RuleOverlay:
         return dict(self.weights)
 
 
+ANY_POOL = "*"
+"""Instead of a pool: what is laid over a site holds for all pools there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteOverlay:
+    """What was decided of a pool at a site. `share` in 1/10,000 of the requests that would be sent there, `last`:
+    behind all other sites, `draining`: no new requests, running ones finish. `owner` decided it, for `reason`."""
+
+    share: int = TOTAL_WEIGHT
+    last: bool = False
+    draining: bool = False
+    owner: str = OPERATOR
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlay:
     """All that was decided at run time.
@@ -65,12 +81,25 @@ class Overlay:
     `unavailable` are pools that a controller found unable to serve, although their manifests say nothing of it: the
     arms of a split treat them as pools without a ready endpoint (annotation `pointsman.dev/on-unavailable`).
 
+    `sites` holds ((pool or `ANY_POOL`, site), what is laid over it), sorted; `drained` are endpoints (`ip:port`) that get
+    no new requests. Their controller keeps them.
+
     `revision` grows by one with every change of `rules` and never goes back.
     """
 
     rules: tuple[tuple[str, RuleOverlay], ...] = ()
     unavailable: frozenset[str] = frozenset()
     revision: int = 0
+    sites: tuple[tuple[tuple[str, str], SiteOverlay], ...] = ()
+    drained: frozenset[str] = frozenset()
+
+    def site(self, pool: str, site: str) -> SiteOverlay | None:
+        """What holds for a pool at a site: the stricter of what was said of it and of the whole site."""
+        found = [entry for (name, where), entry in self.sites if where == site and name in (pool, ANY_POOL)]
+        if not found:
+            return None
+        strictest = min(found, key=lambda entry: entry.share)
+        return replace(strictest, last=any(e.last for e in found), draining=any(e.draining for e in found))
 
     def __iter__(self) -> Iterator[tuple[str, RuleOverlay]]:
         return iter(self.rules)
