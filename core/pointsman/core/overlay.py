@@ -81,8 +81,8 @@ class Overlay:
     `unavailable` are pools that a controller found unable to serve, although their manifests say nothing of it: the
     arms of a split treat them as pools without a ready endpoint (annotation `pointsman.dev/on-unavailable`).
 
-    `sites` holds ((pool or `ANY_POOL`, site), what is laid over it), sorted; `drained` are endpoints (`ip:port`) that get
-    no new requests. Their controller keeps them.
+    `sites` holds ((pool or `ANY_POOL`, site), what is laid over it), sorted; `drained` are endpoints (`ip:port`) that
+    get no new requests. Their controller keeps them.
 
     `revision` grows by one with every change of `rules` and never goes back.
     """

@@ -79,7 +79,7 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A trigger that holds now, with its evidence: the value that was held against the threshold, over how many samples.
+    """A trigger that holds now, with its evidence: the value held against the threshold, over how many samples.
 
     `since_s`: the first bad sample behind it, so the best guess of when the fault began.
     """
