@@ -110,9 +110,10 @@ class Endpoint:
 class SiteGroup:
     """The endpoints of one pool at one site, with the priority that Envoy gives them (0 first).
 
-    `weight` ≥ 1 divides traffic between groups of equal priority. The picker goes to a `tier` only when no lower one
-    has a ready endpoint, or to relieve one (FailoverPolicy). `share` in 1/10,000: of the requests that it may send
-    there, as in a ramp; 0: only when nothing else is left.
+    `weight` ≥ 1 divides traffic between groups of equal priority. The rest is for the picker (FailoverPolicy): it goes
+    to a `tier` only when no lower one has a ready endpoint, but for a share `spill` of the requests. `share`: of the
+    requests that it may send there at all, as in a ramp; 0: only when nothing else is left. Both are in 1/10,000.
+    `max_concurrent`: requests in flight there, beyond which it refuses; 0: no limit.
     """
 
     site: str
@@ -121,6 +122,8 @@ class SiteGroup:
     endpoints: tuple[Endpoint, ...]
     tier: int = 0
     share: int = TOTAL_WEIGHT
+    spill: int = 0
+    max_concurrent: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,10 +60,16 @@ ANY_POOL = "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteOverlay:
-    """What was decided of a pool at a site. `share` in 1/10,000 of the requests that would be sent there, `last`:
-    behind all other sites, `draining`: no new requests, running ones finish. `owner` decided it, for `reason`."""
+    """What was decided of a pool at a site.
+
+    `share` in 1/10,000: of the requests that may be sent there; `spill`: of those that may be sent there although a
+    lower tier serves. `last`: behind all other sites. `draining`: no new requests, running ones finish.
+    `max_concurrent`: requests at once, 0: no limit. `owner` decided it, for `reason`.
+    """
 
     share: int = TOTAL_WEIGHT
+    spill: int = 0
+    max_concurrent: int = 0
     last: bool = False
     draining: bool = False
     owner: str = OPERATOR

@@ -113,10 +113,14 @@ class Observation:
 class Directive:
     """What gateways and pickers shall do with a member; the default is nothing special.
 
-    `share` in 1/10,000: of the requests that would be sent there. `last`: behind every other site, a last resort.
+    `share` in 1/10,000: of the requests that may be sent there. `spill` in 1/10,000: of the requests that may be sent
+    there although a lower tier serves. `last`: behind every other site, a last resort. `max_concurrent`: requests that
+    the pool's endpoints there carry at once, the rest gets 429 with Retry-After; 0: no such limit.
     """
 
     share: int = TOTAL_WEIGHT
+    spill: int = 0
+    max_concurrent: int = 0
     last: bool = False
     draining: bool = False
     reason: str = ""
