@@ -1,0 +1,234 @@
+"""Bad canaries against a real Envoy and simulated pools: whom do they hit, and when are they taken back?
+
+    python bench/rollout/bad_canaries.py [--only TEXT] [--rate 150] [--users 10000]
+
+A RolloutPolicy brings each canary in at 1 % of the users (sticky by header), while `--rate` requests per second come,
+each from a user drawn at random. Prints a table, and ends with 1 if a canary did not end as its policy says. Everything
+is real but the model servers: the control plane, the picker, Envoy, its access logs, its retries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+from stage import MODEL, USER, Stage, own_network, stage
+
+Json = dict[str, Any]
+
+SLOW_MS: Final = 800.0
+"""What the slow canary adds; a good answer takes a tenth of it."""
+PAUSE_S: Final = 10
+"""Each step's pause. It is the data that a step takes longer for."""
+STAYS_S: Final = 45.0
+"""How long a rollout that shall hold is watched."""
+LIMIT_S: Final = 900.0
+
+CHECKS: Final[list[Json]] = [
+    {"name": "errors", "metric": "errorRate", "max": "+1pp"},
+    {"name": "retries", "metric": "retryRate", "max": "+1pp"},
+    {"name": "ttft", "metric": "ttft.p95", "max": "+200ms"},
+]
+
+
+@dataclass
+class Traffic:
+    """What users met since the policy came. `hit` are those who got an error or, from the canary, a slow answer."""
+
+    users: int
+    requests: int = 0
+    to_canary: int = 0
+    errors: int = 0
+    slow: int = 0
+    hit: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """`expected`: the phase that the rollout shall end in, or stay in."""
+
+    name: str
+    expected: str
+    faults: Json | None = None
+    crash_loop: bool = False
+    traffic: bool = True
+    on_no_data: str = "Hold"
+    checks: tuple[Json, ...] = tuple(CHECKS)
+
+
+NOBODY: Final = "http://127.0.0.1:9"
+"""The discard port: nobody answers."""
+ABSENT: Final[Json] = {
+    "name": "gpu-errors",
+    "prometheus": {"url": NOBODY, "query": "max(gpu_errors)", "max": 0, "timeout": "1s"},
+}
+JUDGE: Final[Json] = {"name": "judge", "webhook": {"url": f"{NOBODY}/verdict", "timeout": "1s"}}
+
+CASES: Final = (
+    Case(name="100 % 503", expected="Aborted", faults={"error": {"status": 503, "percent": 100}}),
+    Case(name="5 % 503, hidden by retries", expected="Aborted", faults={"error": {"status": 503, "percent": 5}}),
+    Case(name="5 % 500, which are not retried", expected="Aborted", faults={"error": {"status": 500, "percent": 5}}),
+    Case(name="+800 ms to the first token", expected="Aborted", faults={"latency": {"ms": SLOW_MS}}),
+    Case(name="crash loop, 1 s up and 1 s down", expected="Aborted", crash_loop=True),
+    Case(name="no traffic at all", expected="Holding", traffic=False),
+    Case(name="metrics absent, onNoData: Hold", expected="Holding", checks=(ABSENT, JUDGE)),
+    Case(name="metrics absent, onNoData: Abort", expected="Aborted", checks=(ABSENT, JUDGE), on_no_data="Abort"),
+    Case(
+        name="metrics absent, onNoData: Continue", expected="Completed", checks=(ABSENT, JUDGE), on_no_data="Continue"
+    ),
+    Case(name="none: a good canary", expected="Completed"),
+)
+
+
+def policy(case: Case) -> Json:
+    """1 %, 5 %, 20 %, 50 %, 100 %."""
+    steps = [{"weight": weight, "pause": f"{PAUSE_S}s"} for weight in ("1%", "5%", "20%", "50%")]
+    return {
+        "apiVersion": "pointsman.dev/v1alpha1",
+        "kind": "RolloutPolicy",
+        "metadata": {"name": "chat"},
+        "spec": {
+            "targetRefs": [
+                {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat", "sectionName": "split"}
+            ],
+            "stable": {"name": "stable"},
+            "canary": {"name": "canary"},
+            "steps": [*steps, {"weight": "100%"}],
+            "analysis": {"interval": "1s", "onNoData": case.on_no_data, "checks": list(case.checks)},
+        },
+    }
+
+
+async def ask(place: Stage, traffic: Traffic, user: int) -> None:
+    """One request of a user."""
+    body = {
+        "model": MODEL,
+        "max_tokens": 4,
+        "messages": [{"role": "user", "content": f"user {user} asks for the {traffic.requests}. time " * 4}],
+    }
+    began_s, replica = time.perf_counter(), ""
+    with suppress(aiohttp.ClientError, TimeoutError, ValueError):
+        async with place.session.post(
+            f"{place.url}/v1/chat/completions", json=body, headers={USER: f"user-{user}"}
+        ) as response:
+            answer = json.loads(await response.read())
+            replica = str(answer.get("system_fingerprint", "")) if response.status == 200 else ""
+    canary = replica.startswith("canary")
+    slow = canary and 1000 * (time.perf_counter() - began_s) >= SLOW_MS
+    traffic.requests += 1
+    traffic.errors += not replica
+    traffic.to_canary += canary or not replica  # stable never fails
+    traffic.slow += slow
+    if slow or not replica:
+        traffic.hit.add(user)
+
+
+async def clients(place: Stage, traffic: Traffic, rate: float, dice: random.Random) -> None:
+    """`rate` requests per second, whatever becomes of them, until cancelled."""
+    loop = asyncio.get_running_loop()
+    due_s = loop.time()
+    async with asyncio.TaskGroup() as running:
+        while True:
+            running.create_task(ask(place, traffic, dice.randrange(traffic.users)))
+            due_s += dice.expovariate(rate)
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
+
+
+async def crash(place: Stage) -> None:
+    """All replicas of the canary start, live for a second, and are gone for another."""
+    while True:
+        await place.set_faults("canary", {"exit": True})
+        await asyncio.sleep(1)
+        await place.set_faults("canary", None)
+        await asyncio.sleep(1)
+
+
+async def ended(place: Stage, expected: str) -> Json:
+    """The rollout at its end, or where it stays for a while."""
+    since_s = 0.0
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            found = await place.rollout()
+            phase = found.get("phase")
+            if phase in {"Completed", "Aborted"}:
+                return found
+            now_s = time.monotonic()
+            since_s = (since_s or now_s) if phase == expected else 0.0
+            if since_s and now_s - since_s >= STAYS_S:
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def run(case: Case, network: str, rate: float, users: int, seed: int) -> tuple[bool, str]:
+    """Whether a case ended as it should, and its line of the table."""
+    dice = random.Random(seed)
+    annotations = {"pointsman.dev/sticky-header": USER, "pointsman.dev/sticky-salt": f"bench-{seed}"}
+    async with stage(network, annotations=annotations) as place:
+        await place.set_faults("canary", case.faults)
+        traffic = Traffic(users=users)
+        works: list[Callable[[], Awaitable[None]]] = []
+        if case.traffic:
+            works.append(lambda: clients(place, traffic, rate, dice))
+        if case.crash_loop:
+            works.append(lambda: crash(place))
+        tasks = [asyncio.ensure_future(work()) for work in works]
+        began_s = time.monotonic()
+        place.write_policy(policy(case))
+        try:
+            found = await ended(place, case.expected)
+            seconds = time.monotonic() - began_s
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    good = found["phase"] == case.expected
+    shown = f"{seconds:.0f} s" if found["phase"] in {"Completed", "Aborted"} else "-"
+    cells = [
+        case.name,
+        found["phase"] if good else f"**{found['phase']}**",
+        shown,
+        f"{found['weight'] * 100:g} %" if found["phase"] not in {"Aborted"} else f"0 % (was in step {found['step']})",
+        f"{traffic.requests}",
+        f"{traffic.to_canary}",
+        f"{traffic.errors} + {traffic.slow}",
+        f"{len(traffic.hit)} ({100 * len(traffic.hit) / users:.2f} %)",
+        found["why"].replace("|", "/"),
+    ]
+    return good, f"| {' | '.join(cells)} |"
+
+
+async def every(only: str, rate: float, users: int) -> bool:
+    networks = own_network()
+    columns = (
+        "canary", "ends", "after", "weight", "requests", "of the canary", "errors + slow", "users hit", "because",
+    )  # fmt: skip
+    print(f"{rate:g} requests/s from {users} users, checked every second, pauses of {PAUSE_S} s")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+    all_good = True
+    for seed, case in enumerate(CASES):
+        if only in case.name:
+            good, line = await run(case, networks(), rate, users, seed)
+            all_good &= good
+            print(line, flush=True)
+    return all_good
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="cases with this text in their name")
+    parser.add_argument("--rate", type=float, default=150.0, help="requests per second (default 150)")
+    parser.add_argument("--users", type=int, default=10_000, help="users there are (default 10,000)")
+    asked = parser.parse_args()
+    raise SystemExit(0 if asyncio.run(every(asked.only, asked.rate, asked.users)) else 1)
+
+
+if __name__ == "__main__":
+    main()

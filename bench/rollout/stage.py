@@ -1,0 +1,206 @@
+"""What the rollout benchmarks share: `pointsman up --simulate` over two pools of one route, and its admin API.
+
+Everything runs as a user would start it, each part in a process of its own, on loopback addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import yaml
+
+from pointsman.app.processes import start_child
+
+Json = dict[str, Any]
+
+POINTSMAN: Final = Path(sys.executable).with_name("pointsman")
+MODEL: Final = "bench"
+USER: Final = "x-user-id"
+START_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A running fleet. `replicas` are the names of the simulated ones, `canary-…` and `stable-…`."""
+
+    folder: Path
+    url: str
+    grpc_target: str
+    admin: str
+    simulator: str
+    replicas: tuple[str, ...]
+    session: aiohttp.ClientSession
+
+    def write_policy(self, policy: Json) -> None:
+        """Put a RolloutPolicy into the configuration folder, whole."""
+        draft = self.folder / "policy-draft.yaml"
+        draft.write_text(yaml.safe_dump(policy), encoding="utf-8")
+        draft.replace(self.folder / "config" / "policy.yaml")
+
+    async def rollout(self) -> Json:
+        """The rollout as the admin API tells it; empty while there is none."""
+        async with self.session.get(f"{self.admin}/api/v1/rollouts/default/chat") as response:
+            return await response.json() if response.status == 200 else {}
+
+    async def set_faults(self, pool: str, faults: Json | None) -> None:
+        """Switch the faults of all replicas of a pool; None ends them."""
+        for name in self.replicas:
+            if name.startswith(f"{pool}-"):
+                url = f"{self.simulator}/replicas/{name}/faults"
+                call = self.session.delete(url) if faults is None else self.session.put(url, json=faults)
+                async with call as response:
+                    response.raise_for_status()
+
+
+@asynccontextmanager
+async def stage(
+    network: str,
+    *,
+    stable: int = 4,
+    canary: int = 2,
+    grpc: int = 0,
+    speed: float = 40.0,
+    annotations: Json | None = None,
+) -> AsyncIterator[Stage]:
+    """Start a fleet on the /24 `network` of the loopback addresses with so many replicas of each pool.
+
+    `speed`: how many times faster than the modelled GPU the replicas answer. `annotations` are the route's.
+    """
+    with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as place:
+        folder = Path(place)
+        (folder / "config").mkdir()
+        port, grpc_port = _free_port(f"{network}.1"), _free_port(f"{network}.1")
+        documents = _fleet(network, port, grpc_port, stable, canary, grpc, annotations or {})
+        (folder / "config" / "fleet.yaml").write_text(yaml.safe_dump_all(documents), encoding="utf-8")
+        ready, log = folder / "ready.json", folder / "log"
+        with log.open("wb") as stderr:
+            child = await start_child(
+                [POINTSMAN, "up", "--config", folder / "config", "--state", folder / "state", "--simulate",
+                 "--speed", str(speed), "--grpc-port", "0", "--admin-port", "0", "--ready-file", ready],
+                name="pointsman up", stdout=asyncio.subprocess.DEVNULL, stderr=stderr,
+            )  # fmt: skip
+        try:
+            async with asyncio.timeout(START_S), aiohttp.ClientSession() as probe:
+                while not ready.exists() or not await _answers(probe, f"http://{network}.1:{port}"):
+                    if child.returncode is not None:
+                        raise SystemExit(f"pointsman up ended: {log.read_text()}")
+                    await asyncio.sleep(0.05)
+            state = json.loads(ready.read_text())
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+                yield Stage(
+                    folder=folder,
+                    url=f"http://{network}.1:{port}",
+                    grpc_target=f"{network}.1:{grpc_port}",
+                    admin=state["admin"],
+                    simulator=state["simulator"],
+                    replicas=tuple(state["replicas"]),
+                    session=session,
+                )
+        finally:
+            await child.stop()
+
+
+def own_network() -> Callable[[], str]:
+    """Networks of the loopback addresses that belong to this process, one after the other."""
+    numbers = iter(range(16, 250))
+    second = 100 + os.getpid() % 100
+    return lambda: f"127.{second}.{next(numbers)}"
+
+
+async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(f"{url}/v1/models") as response:
+            return response.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _fleet(
+    network: str, port: int, grpc_port: int, stable: int, canary: int, grpc: int, annotations: Json
+) -> list[Json]:
+    listeners = [{"name": "http", "port": port, "protocol": "HTTP"}]
+    if grpc:
+        listeners.append({"name": "grpc", "port": grpc_port, "protocol": "HTTP"})
+    variant = [{"headers": [{"name": "x-model-variant", "value": "canary"}]}]
+    rules = [
+        {"name": "variant", "matches": variant, "backendRefs": [_backend("canary", 1)]},
+        {"name": "split", "backendRefs": [_backend("canary", 0), _backend("stable", 100)]},
+    ]
+    gateway = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "main", "annotations": {"pointsman.dev/site": "here"}},
+        "spec": {
+            "gatewayClassName": "pointsman",
+            "addresses": [{"type": "IPAddress", "value": f"{network}.1"}],
+            "listeners": listeners,
+        },
+    }
+    documents: list[Json] = [
+        {"apiVersion": "pointsman.dev/v1alpha1", "kind": "Site", "metadata": {"name": "here"}},
+        gateway,
+        _route("HTTPRoute", "chat", "http", rules, annotations),
+        *_pool("canary", f"{network}.1", canary),
+        *_pool("stable", f"{network}.2", stable),
+    ]
+    if grpc:
+        documents.append(_route("GRPCRoute", "generate", "grpc", [{"backendRefs": [_backend("grpc", 1)]}], {}))
+        documents += _pool("grpc", f"{network}.3", grpc, protocol="kubernetes.io/h2c")
+    return documents
+
+
+def _route(kind: str, name: str, section: str, rules: list[Json], annotations: Json) -> Json:
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": kind,
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {"parentRefs": [{"name": "main", "sectionName": section}], "rules": rules},
+    }
+
+
+def _backend(pool: str, weight: int) -> Json:
+    return {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": pool, "weight": weight}
+
+
+def _pool(name: str, prefix: str, count: int, protocol: str = "http") -> list[Json]:
+    """Replica 7 of a pool with prefix 127.0.0.2 has the address 127.0.0.27; ten or more have two digits."""
+    return [
+        {
+            "apiVersion": "inference.networking.k8s.io/v1",
+            "kind": "InferencePool",
+            "metadata": {"name": name, "annotations": {"pointsman.dev/model": MODEL}},
+            "spec": {
+                "selector": {"matchLabels": {"app": name}},
+                "targetPorts": [{"number": 8000}],
+                "appProtocol": protocol,
+            },
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "labels": {"pointsman.dev/pool": name, "pointsman.dev/site": "here"}},
+            "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": [f"{prefix}{number}"], "targetRef": {"kind": "Pod", "name": f"{name}-{number}"}}
+                for number in range(count)
+            ],
+        },
+    ]
