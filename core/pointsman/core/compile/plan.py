@@ -26,14 +26,14 @@ def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
     weight 0 included, with the priorities seen from its own site.
     """
     routes = manifests.routes()
-    pools = _pools({pool.key for pool in manifests.pools}, manifests, site_order("", manifests.sites))
+    pools = _pools({pool.key for pool in manifests.pools}, manifests, site_order("", manifests.sites), overlay)
     layer = layer_of(pools, overlay)
     compiled = {f"{route.kind}/{route.key}": compile_route(route, layer) for route in routes}
     ranked = {name: one.ranked for name, one in compiled.items()}
     splits = sorted((split for one in compiled.values() for split in one.splits), key=lambda split: split.rule)
     notes = [note for one in compiled.values() for note in one.notes]
     return Plan(
-        gateways=tuple(_gateway(gateway, manifests, routes, ranked) for gateway in manifests.gateways),
+        gateways=tuple(_gateway(gateway, manifests, routes, ranked, overlay) for gateway in manifests.gateways),
         sites=tuple(compile_site(site) for site in manifests.sites),
         pools=pools,
         splits=tuple(splits),
@@ -46,6 +46,7 @@ def _gateway(
     manifests: Manifests,
     routes: Iterable[Route],
     ranked: dict[str, tuple[RankedRule, ...]],
+    overlay: Overlay,
 ) -> Gateway:
     ours = [route for route in routes if listeners_of(gateway, route)]
     used = {pool for route in ours for one in ranked[f"{route.kind}/{route.key}"] for pool in one.rule.pools()}
@@ -53,7 +54,7 @@ def _gateway(
         name=gateway.key,
         site=gateway.site,
         listeners=_listeners(gateway, ours, ranked),
-        pools=_pools(used, manifests, site_order(gateway.site, manifests.sites)),
+        pools=_pools(used, manifests, site_order(gateway.site, manifests.sites), overlay),
     )
 
 
@@ -70,11 +71,13 @@ def _listeners(
     return tuple(sorted(found, key=lambda listener: listener.name))
 
 
-def _pools(names: set[str], manifests: Manifests, order: dict[str, int]) -> tuple[Pool, ...]:
+def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay: Overlay) -> tuple[Pool, ...]:
     sites = {site.name: site for site in manifests.sites}
     slices: dict[str, list[EndpointSlice]] = {}
     for one in manifests.endpoint_slices:
         slices.setdefault(pool_key(one), []).append(one)
     return tuple(
-        compile_pool(pool, slices.get(pool.key, []), sites, order) for pool in manifests.pools if pool.key in names
+        compile_pool(pool, slices.get(pool.key, []), sites, order, overlay=overlay)
+        for pool in manifests.pools
+        if pool.key in names
     )

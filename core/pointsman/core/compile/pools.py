@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from pointsman.core.config import meta
 from pointsman.core.config.check_pools import SERVICE_LABEL, slice_ports
 from pointsman.core.config.pool_kinds import EndpointConditions, EndpointSlice, InferencePool, SliceEndpoint
 from pointsman.core.config.pool_kinds import Site as SiteManifest
 from pointsman.core.config.syntax import canonical_ip
-from pointsman.core.model import AppProtocol, Endpoint, FailureMode, Health, Locality, Pool, Site, SiteGroup
+from pointsman.core.model import (
+    TOTAL_WEIGHT,
+    AppProtocol,
+    Endpoint,
+    FailureMode,
+    Health,
+    Locality,
+    Pool,
+    Site,
+    SiteGroup,
+)
+from pointsman.core.overlay import EMPTY, Overlay, SiteOverlay
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 _PLUMBING = frozenset({meta.POOL, meta.SITE, SERVICE_LABEL, "endpointslice.kubernetes.io/managed-by"})
 """Labels of a slice that say nothing about its endpoints."""
+_NOTHING = SiteOverlay()
 
 
 def compile_site(manifest: SiteManifest) -> Site:
@@ -53,59 +66,83 @@ def compile_pool(
     slices: Iterable[EndpointSlice],
     sites: Mapping[str, SiteManifest],
     order: Mapping[str, int],
+    *,
+    overlay: Overlay = EMPTY,
+    tiers: Mapping[str, int] | None = None,
 ) -> Pool:
-    """A pool with the endpoints of its `slices` grouped by site; `order` gives the sites' ranks.
+    """A pool with the endpoints of its `slices` grouped by site; `order` gives the sites' ranks, `tiers` their tiers.
 
-    Priorities have no gaps (Envoy wants it): a site without endpoints of this pool is passed over.
+    Sites that were found unfit to serve come last, then counts the tier, then whether a site still ramps, then its
+    rank. Priorities have no gaps (Envoy wants it): a site without endpoints of this pool is passed over.
     """
     by_site: dict[str, list[Endpoint]] = {}
+    over = {site: overlay.site(manifest.key, site) or _NOTHING for site in sites} if overlay.sites else {}
     for one in slices:
-        by_site.setdefault(one.site, []).extend(_endpoints(one, manifest, sites[one.site]))
-    filled = sorted((order[site], site) for site, endpoints in by_site.items() if endpoints)
+        drains = _draining(sites[one.site]) or over.get(one.site, _NOTHING).draining
+        found = _endpoints(one, manifest, site_drains=drains, drained=overlay.drained)
+        by_site.setdefault(one.site, []).extend(found)
+
+    def place(site: str) -> tuple[bool, int, bool, int]:
+        entry = over.get(site, _NOTHING)
+        return entry.last, (tiers or {}).get(site, 0), entry.share < TOTAL_WEIGHT, order[site]
+
+    filled = sorted((place(site), site) for site, endpoints in by_site.items() if endpoints)
     ranks = {rank: priority for priority, rank in enumerate(sorted({rank for rank, _ in filled}))}
     ref = manifest.spec.endpoint_picker_ref
     return Pool(
         name=manifest.key,
         app_protocol=AppProtocol(manifest.spec.app_protocol),
         failure_mode=FailureMode(ref.failure_mode) if ref else FailureMode.FAIL_OPEN,
-        groups=tuple(_group(ranks[rank], sites[site], by_site[site]) for rank, site in filled),
+        groups=tuple(
+            _group(ranks[rank], sites[site], by_site[site], tier=rank[1], over=over.get(site, _NOTHING))
+            for rank, site in filled
+        ),
         health_path=manifest.metadata.annotations.get(meta.HEALTH_PATH, "/health"),
         model=manifest.metadata.annotations.get(meta.MODEL, ""),
     )
 
 
-def _group(priority: int, site: SiteManifest, endpoints: list[Endpoint]) -> SiteGroup:
+def _group(priority: int, site: SiteManifest, endpoints: list[Endpoint], *, tier: int, over: SiteOverlay) -> SiteGroup:
     """Between sites of one priority every endpoint counts the same, unless the sites say their capacity."""
     return SiteGroup(
         site=site.name,
         priority=priority,
         weight=site.spec.capacity.weight or len(endpoints),
         endpoints=tuple(sorted(endpoints, key=lambda endpoint: (endpoint.name, endpoint.key))),
+        tier=tier,
+        share=over.share,
+        spill=over.spill,
+        max_concurrent=over.max_concurrent,
     )
 
 
-def _endpoints(manifest: EndpointSlice, pool: InferencePool, site: SiteManifest) -> Iterable[Endpoint]:
+def _endpoints(
+    manifest: EndpointSlice, pool: InferencePool, *, site_drains: bool, drained: frozenset[str]
+) -> Iterable[Endpoint]:
     ports = slice_ports(manifest, pool)
     for index, one in enumerate(manifest.endpoints):
         name = one.target_ref.name or one.hostname or f"{manifest.name}-{index}"
         for port in ports:
-            yield Endpoint(
+            endpoint = Endpoint(
                 name=name if len(ports) == 1 else f"{name}-{port}",
                 address=canonical_ip(one.addresses[0]) or one.addresses[0],
                 port=port,
-                site=site.name,
-                health=_health(one.conditions, site_drains=_draining(site)),
+                site=manifest.site,
+                health=_health(one.conditions, drains=site_drains),
                 labels=_labels(manifest, one),
             )
+            if endpoint.health is Health.UNKNOWN and endpoint.key in drained:
+                endpoint = replace(endpoint, health=Health.DRAINING)
+            yield endpoint
 
 
-def _health(conditions: EndpointConditions, *, site_drains: bool) -> Health:
+def _health(conditions: EndpointConditions, *, drains: bool) -> Health:
     """Terminating pods are not ready by definition, but serve what they have; `serving: false` says they don't."""
     if conditions.terminating:
         return Health.UNHEALTHY if conditions.serving is False else Health.DRAINING
     if conditions.ready is False:
         return Health.UNHEALTHY
-    return Health.DRAINING if site_drains else Health.UNKNOWN
+    return Health.DRAINING if drains else Health.UNKNOWN
 
 
 def _labels(manifest: EndpointSlice, endpoint: SliceEndpoint) -> tuple[tuple[str, str], ...]:
