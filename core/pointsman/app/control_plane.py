@@ -22,6 +22,7 @@ from pointsman.app.admin_write import add_writing_routes
 from pointsman.app.exposure import Exposure
 from pointsman.app.grpc_options import GRPC_OPTIONS, STOP_GRACE_S
 from pointsman.app.identity import Guard
+from pointsman.app.observe import observe
 from pointsman.app.operations import Operations
 from pointsman.app.pool_load import pool_load
 from pointsman.app.ports import PortError, Wanted, check_free, is_loopback, is_wildcard
@@ -190,6 +191,15 @@ class ControlPlane:
                 loads=self.loads.status,
                 workers=self.workers,
             )
+            scraped = observe(
+                self.registry,
+                holder=self.holder,
+                picker=self.picker,
+                xds=self.xds,
+                signals=self.workers or self.picker,
+                rollouts=self.rollouts.status,
+                clock=self._clock,
+            )
             open_to_others = not is_loopback(options.admin_address)
             application = admin_application(self.status, self.registry, token_file=options.admin_token_file)
             stack.push_async_callback(self.operations.stop)
@@ -211,7 +221,7 @@ class ControlPlane:
             self._run_beside(stack, "configuration watcher", watcher.run())
             self._run_beside(stack, "state folder watcher", self.operations.follow())
             self._run_beside(stack, "rollouts", self.rollouts.run())
-            self._run_beside(stack, "scraper", Scraper(self.workers or self.picker, self.holder).run())
+            self._run_beside(stack, "scraper", Scraper(scraped, self.holder).run())
             await self._join_peers(stack)
             if self.tls is not None:
                 self._run_beside(stack, "certificate watcher", self.tls.run())

@@ -31,6 +31,10 @@ TAG_TTFT: Final = "ttft_us"
 TAG_GRPC: Final = "grpc_status"
 """ALS custom tag: the number of the gRPC status, `-` for what is not gRPC (its HTTP status is 200 in any case)."""
 
+TAG_ADDED: Final = "added_us"
+"""ALS custom tag: microseconds from the request's last byte in to its first byte to the endpoint."""
+
+ADDED_FORMAT: Final = "%COMMON_DURATION(DS_RX_END:US_TX_BEG:us)%"
 TTFT_FORMAT: Final = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
 GRPC_FORMAT: Final = "%GRPC_STATUS_NUMBER%"
 PROFILE_HEADER: Final = "x-pointsman-profile"

@@ -14,7 +14,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf import duration_pb2
 
-from pointsman.core.wire import TAG_GRPC, TAG_PICK, TAG_TTFT
+from pointsman.core.wire import TAG_ADDED, TAG_GRPC, TAG_PICK, TAG_TTFT
 
 OVERLOAD_STATUS = frozenset({429, 503})
 """Answers of an engine that has too much to do."""
@@ -42,7 +42,8 @@ class Feedback:
     `status` 0: no response yet. `ttft_ms` is None until the first body byte. `failed` says that the upstream (not the
     client) broke the request off; `attempts` counts upstream requests, 0 unknown. `retry_after_s` is what the
     upstream asked for with a 429 or 503, 0 unknown (the access log must have the header `retry-after`).
-    `route` names the Plan's rule; `grpc_status` is None for what is not gRPC.
+    `route` names the Plan's rule; `grpc_status` is None for what is not gRPC. `added_ms` is the time from the request's
+    last byte in to its first byte to the endpoint, None where it never got that far.
     """
 
     pick_id: str
@@ -58,6 +59,7 @@ class Feedback:
     retry_after_s: float = 0.0
     route: str = ""
     grpc_status: int | None = None
+    added_ms: float | None = None
 
     @property
     def overloaded(self) -> bool:
@@ -96,6 +98,7 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
         retry_after_s=_seconds(entry.response.response_headers.get("retry-after", "")),
         route=common.route_name,
         grpc_status=_grpc_status(tags.get(TAG_GRPC, "")),
+        added_ms=_microseconds(tags.get(TAG_ADDED, "")),
     )
 
 

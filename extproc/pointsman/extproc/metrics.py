@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pointsman.extproc.cost import Terms
 from pointsman.extproc.decision import Decision
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.picker import Picker
 
 _DECISION_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_ADDED_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""The picker's message timeout, 0.2 s, is one of the bounds: what lies past it went on without a pick."""
+
+_TERMS = tuple(field.name for field in fields(Terms))
+_terms_of = attrgetter(*_TERMS)
+
 _MAX_POOLS = 1_000
 """Label values of `pool` before the rest counts as `other`: names come from the Plan, but Plans change for years."""
 
@@ -43,6 +52,17 @@ class PickerMetrics:
         self._errors = Counter(
             "pointsman_extproc_stream_errors", "Streams ended because a peer broke the protocol.", registry=registry
         )
+        self._added = Histogram(
+            "pointsman_added_latency_seconds",
+            "Time from a request's last byte in to its first byte to the endpoint, as Envoy saw it: what a pick adds.",
+            buckets=_ADDED_BUCKETS_S,
+            registry=registry,
+        )
+        self._retries = Counter(
+            "pointsman_upstream_retries", "Further attempts that requests took.", ["pool"], registry=registry
+        )
+        self._retry_children: dict[str, Counter] = {}
+        self._sums = _Sums(registry)
         self._pick_children: dict[tuple[str, str], Counter] = {}
         self._ttft_children: dict[str, Histogram] = {}
         self._feedback_children = {k: self._feedback.labels(k) for k in ("end", "progress", "unmatched")}
@@ -59,6 +79,7 @@ class PickerMetrics:
         self._duration.observe(duration_s)
         if decision.problem:
             self._no_affinity.inc()
+        self._sums.picked(decision)
 
     def heard(self, entry: Feedback, *, matched: bool) -> None:
         """Count one access log entry; the TTFT once, with the end of the request."""
@@ -69,10 +90,69 @@ class PickerMetrics:
                 pool = entry.cluster if len(self._ttft_children) < _MAX_POOLS else "other"
                 child = self._ttft_children[entry.cluster] = self._ttft.labels(pool)
             child.observe(entry.ttft_ms / 1000.0)
+        if not entry.ended:
+            return
+        if entry.attempts > 1:
+            self._retried(entry.cluster, entry.attempts - 1)
+        elif entry.added_ms is not None:
+            self._added.observe(entry.added_ms / 1000.0)
+
+    def _retried(self, cluster: str, retries: int) -> None:
+        child = self._retry_children.get(cluster)
+        if child is None:
+            pool = cluster if len(self._retry_children) < _MAX_POOLS else "other"
+            child = self._retry_children[cluster] = self._retries.labels(pool)
+        child.inc(retries)
 
     def stream_error(self) -> None:
         """Count a stream that was ended for a protocol error."""
         self._errors.inc()
+
+
+class _Sums(Collector):
+    """Sums over picks that are added up with plain floats: a counter's child costs a lock for each of a dozen terms."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._cost_ms = [0.0] * len(_TERMS)
+        self._tokens: dict[str, list[float]] = {}
+        registry.register(self)
+
+    def picked(self, decision: Decision) -> None:
+        """Add the terms and tokens of the endpoint that was chosen; nothing for picks without a cost."""
+        terms, order, cached = decision.terms, decision.order, decision.cached_tokens
+        if terms is None or order is None or cached is None or not decision.endpoints:
+            return
+        chosen = order[0]
+        costs = self._cost_ms
+        for index, column in enumerate(_terms_of(terms)):
+            costs[index] += column[chosen]
+        tokens = self._tokens.get(decision.pool)
+        if tokens is None:
+            pool = decision.pool if len(self._tokens) < _MAX_POOLS else "other"
+            tokens = self._tokens.setdefault(pool, [0.0, 0.0])
+        tokens[0] += decision.prompt_tokens
+        tokens[1] += cached[chosen]
+
+    def collect(self) -> Iterator[Metric]:
+        cost = CounterMetricFamily(
+            "pointsman_pick_cost_seconds", "Expected price of the endpoints chosen, by term.", labels=["term"]
+        )
+        for name, sum_ms in zip(_TERMS, self._cost_ms, strict=True):
+            cost.add_metric([name], float(sum_ms) / 1000.0)
+        yield cost
+        prompts = CounterMetricFamily(
+            "pointsman_pick_prompt_tokens", "Prompt tokens of picks, as the picker counts them.", labels=["pool"]
+        )
+        hits = CounterMetricFamily(
+            "pointsman_pick_prefix_hit_tokens",
+            "Prompt tokens of picks that the chosen endpoint should hold in its cache, by the picker's index.",
+            labels=["pool"],
+        )
+        for pool, (prompt, hit) in self._tokens.items():
+            prompts.add_metric([pool], float(prompt))
+            hits.add_metric([pool], float(hit))
+        yield prompts
+        yield hits
 
 
 class _Sizes(Collector):

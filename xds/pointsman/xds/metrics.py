@@ -47,14 +47,14 @@ class XdsMetrics:
             "pointsman_xds_response_bytes_total", "Bytes of responses sent", ["type"], registry=registry
         )
         self.push = Histogram(
-            "pointsman_xds_push_seconds",
+            "pointsman_xds_push_duration_seconds",
             "Time from sending a response to its ACK",
             ["type"],
             buckets=PUSH_BUCKETS_S,
             registry=registry,
         )
         self.build = Histogram(
-            "pointsman_xds_build_seconds",
+            "pointsman_xds_build_duration_seconds",
             "Time to build all changed gateways",
             buckets=PUSH_BUCKETS_S,
             registry=registry,
