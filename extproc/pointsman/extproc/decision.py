@@ -19,6 +19,7 @@ NO_READY_ENDPOINT = wire.NO_READY_ENDPOINT
 NOT_IN_SUBSET = "no-endpoint-in-subset"
 OVER_OBJECTIVE = "over-objective"
 RESIDENCY = "residency"
+AT_CAPACITY = "at-capacity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

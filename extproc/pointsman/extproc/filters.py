@@ -23,6 +23,9 @@ class Filtered(IntEnum):
     DRAINING = 4
     SITE_DRAINING = 5
     MODEL_MISSING = 6  # it is known to serve other models
+    HELD_BACK = 7  # its site failed, or takes only a share of the requests as yet
+    HIGHER_TIER = 8  # a site of a lower tier serves
+    FULL = 9  # its site carries all that it may
 
 
 _UNHEALTHY = HEALTH_CODES[Health.UNHEALTHY]

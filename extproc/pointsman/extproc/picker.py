@@ -32,6 +32,7 @@ from pointsman.extproc.recent import RECENT_DECISIONS, RecentDecisions
 from pointsman.extproc.sharing import own_loads, set_remote_loads
 from pointsman.extproc.signals import Load, faded_penalty_ms, fuse
 from pointsman.extproc.table import Chosen, EndpointTable, Floats, PoolRows, Rows
+from pointsman.extproc.tiers import FULL_RETRY_AFTER_S, draw, hold_back, with_reserve
 
 PENALTY_MS = 2_000.0
 """What one 429, 503 or broken connection costs an endpoint at first: more than any prefill it could save."""
@@ -117,8 +118,12 @@ class Picker:
         codes = filter_rows(
             self.table, pool, model=request.body.model, subset=request.subset, residency=request.residency
         )
+        if pool.tiering is not None:
+            requests = self.table.requests[pool.rows] + self.table.remote_requests[pool.rows]
+            hold_back(codes, pool.tiering, requests, draw(request.affinity or request.request_id or str(self._picks)))
         if codes.all():
-            return self._remember(self._refusal(request, _why_none(codes), pool, codes))
+            wait_s = FULL_RETRY_AFTER_S if (codes == Filtered.FULL).any() else 0
+            return self._remember(self._refusal(request, _why_none(codes), pool, codes, retry_after_s=wait_s))
         return self._remember(self._choose(request, now_s, pool, codes))
 
     def _choose(self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes) -> Decision:
@@ -159,6 +164,8 @@ class Picker:
         self._picks += 1
         pick_id = f"{self._instance}-{self._picks:x}"
         listed = rows[best].tolist()
+        if pool.tiering is not None:
+            listed = with_reserve(listed, table.site, pool.rows[codes == Filtered.HIGHER_TIER].tolist())
         chosen = rows[best[:1]]
         uncached = uncached_tokens(self._cost, tokens, cached[best[:1]]) if tokens else np.zeros(1)
         account = Account(
@@ -383,6 +390,8 @@ def has_restarted(before: EngineMetrics | None, after: EngineMetrics) -> bool:
 
 def _why_none(codes: Codes) -> tuple[int, str]:
     """HTTP status and reason when every endpoint is filtered."""
+    if (codes == Filtered.FULL).any():
+        return 429, reasons.AT_CAPACITY
     if len(codes) and (codes == Filtered.RESIDENCY).all():
         return 451, reasons.RESIDENCY
     if (codes == Filtered.NOT_IN_SUBSET).any() and np.isin(codes, (Filtered.NOT_IN_SUBSET, Filtered.RESIDENCY)).all():

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import xxhash
 
 from pointsman.core.model import Endpoint, Health, Plan, Pool
+from pointsman.extproc.tiering import Tiering, tiering_of
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -66,12 +67,16 @@ _COLUMNS: dict[str, tuple[type, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PoolRows:
-    """The rows of one pool, in the order of its Plan; `span` is the same as a slice where they stand together."""
+    """The rows of one pool, in the order of its Plan; `span` is the same as a slice where they stand together.
+
+    `tiering` is what failover decided of its sites, None: nothing special.
+    """
 
     name: str
     rows: Rows
     keys: tuple[str, ...]
     span: Chosen
+    tiering: Tiering | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +195,7 @@ class EndpointTable:
                 rows.append(row)
                 keys.append(endpoint.key)
             present.update(keys)
-            pools[pool.name] = _pool_rows(pool.name, rows, keys)
+            pools[pool.name] = _pool_rows(pool.name, rows, keys, tiering_of(pool))
         gone = [key for key, row in self._row_of.items() if key not in present and self.requests[row] == 0]
         freed = tuple(self._release(key) for key in gone)
         self._pools, self._present, self._first_plan = pools, frozenset(present), False
@@ -240,11 +245,15 @@ class EndpointTable:
         return row
 
 
-def _pool_rows(name: str, rows: list[int], keys: list[str]) -> PoolRows:
+def _pool_rows(name: str, rows: list[int], keys: list[str], tiering: Tiering | None) -> PoolRows:
     found = np.array(rows, dtype=np.int64)
     together = bool(rows) and rows == list(range(rows[0], rows[0] + len(rows)))
     return PoolRows(
-        name=name, rows=found, keys=tuple(keys), span=slice(rows[0], rows[0] + len(rows)) if together else found
+        name=name,
+        rows=found,
+        keys=tuple(keys),
+        span=slice(rows[0], rows[0] + len(rows)) if together else found,
+        tiering=tiering,
     )
 
 

@@ -1,0 +1,60 @@
+"""Which sites a request may use now: tiers, shares and caps that failover decided (`pointsman.core.model.SiteGroup`).
+
+The failover controller decides, every picker obeys on its own: what a request may do depends on a draw from its user
+(else its id), so pickers agree and a user who came back with a ramp stays. Without such decisions nothing here runs.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from pointsman.core.model import TOTAL_WEIGHT
+from pointsman.extproc.filters import Codes, Filtered
+from pointsman.extproc.pick import HOME_ATTEMPTS, MAX_LIST
+from pointsman.extproc.tiering import Ints, Tiering
+
+FULL_RETRY_AFTER_S: Final = 1
+"""When to come again where a site is full: in-flight requests end all the time, and a later try finds a gap."""
+
+_SEED: Final = 0x7469_6572
+"""Makes the draw independent of the rendezvous hash and of the buckets of a split."""
+
+
+def draw(identity: str) -> int:
+    """Where a user or request stands among all: 0 to 9,999, the same for every picker."""
+    return xxhash.xxh3_64_intdigest(identity.encode("utf-8", "surrogatepass"), seed=_SEED) % TOTAL_WEIGHT
+
+
+def hold_back(codes: Codes, tiering: Tiering, requests: Ints, at: int) -> None:
+    """Filter, in place, what a request with the draw `at` may not use; `requests` are in flight, per row.
+
+    A failed site (share 0) is better than none: where nothing else is left, and not for want of room, it is used.
+    """
+    full = tiering.cap > 0
+    if full.any():
+        running = np.bincount(tiering.group, weights=requests, minlength=len(tiering.cap))
+        full &= running >= tiering.cap
+        codes[(codes == 0) & full[tiering.group]] = Filtered.FULL
+    codes[(codes == 0) & (tiering.share <= at)] = Filtered.HELD_BACK
+    free = codes == 0
+    if free.any():
+        active = tiering.tier[free].min()
+        codes[free & (tiering.tier > active) & (tiering.spill <= at)] = Filtered.HIGHER_TIER
+    elif not (codes == Filtered.FULL).any():
+        held = codes == Filtered.HELD_BACK
+        ramping = held & (tiering.share > 0)
+        codes[ramping if ramping.any() else held] = Filtered.NO
+
+
+def with_reserve(listed: list[int], sites: npt.NDArray[np.int32], reserve: list[int]) -> list[int]:
+    """Rows of a pick with one of another tier behind the first home attempts: a retry must reach it in time.
+
+    `sites` is the site of any row. The reserve is what only its tier held back, best first.
+    """
+    if not reserve or len({int(sites[row]) for row in listed[: HOME_ATTEMPTS + 1]}) > 1:
+        return (listed + reserve)[:MAX_LIST]
+    return [*listed[:HOME_ATTEMPTS], reserve[0], *listed[HOME_ATTEMPTS:], *reserve[1:]][:MAX_LIST]
