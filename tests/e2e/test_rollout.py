@@ -10,102 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pointsman.app.demo_rollout import tell
 from support.fleet import Fleet, Layout, Loopback, running_fleet
 from support.load import Load
+from support.rollouts import apply, by_arm, command, faults, policy, reached, rollout, share
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
-
-CHECKS = [
-    {"name": "errors", "metric": "errorRate", "max": "+5pp", "mustCatch": "+40pp"},
-    {"name": "ttft", "metric": "ttft.p50", "max": "+150ms", "mustCatch": "+600ms"},
-]
-STEPS: list[dict[str, Any]] = [{"weight": "10%", "pause": "1s"}, {"weight": "50%", "pause": "1s"}, {"weight": "100%"}]
-URL = "/api/v1/rollouts/default/chat"
 
 
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     async with running_fleet(tmp_path, Layout(stable={"us-east": 2}, canary={"us-east": 2})) as running:
         yield running
-
-
-def policy(**spec: Any) -> dict[str, Any]:
-    """A RolloutPolicy for the route of the test's fleet."""
-    return {
-        "apiVersion": "pointsman.dev/v1alpha1",
-        "kind": "RolloutPolicy",
-        "metadata": {"name": "chat"},
-        "spec": {
-            "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat"}],
-            "stable": {"name": "stable"},
-            "canary": {"name": "canary"},
-            "steps": STEPS,
-            "analysis": {"interval": "300ms", "checks": CHECKS},
-            **spec,
-        },
-    }
-
-
-def apply(fleet: Fleet, manifest: dict[str, Any] | None) -> None:
-    """Put the policy into the configuration folder, or take it away."""
-    place = fleet.manifests.folder / "rollout.yaml"
-    if manifest is None:
-        place.unlink()
-        return
-    draft = fleet.manifests.folder.parent / "rollout-draft.yaml"
-    draft.write_text(yaml.safe_dump(manifest), encoding="utf-8")
-    draft.replace(place)
-
-
-async def rollout(fleet: Fleet) -> dict[str, Any]:
-    """The rollout as the admin API tells it; empty while there is none."""
-    async with fleet.session.get(f"{fleet.admin}{URL}") as response:
-        return await response.json() if response.status == 200 else {}
-
-
-async def reached(fleet: Fleet, *phases: str, timeout_s: float = 60) -> dict[str, Any]:
-    """Wait until the rollout is in one of these phases; fail at once where another end was reached."""
-    found: dict[str, Any] = {}
-
-    async def there() -> bool:
-        nonlocal found
-        found = await rollout(fleet)
-        ended = {"Completed", "Aborted"} - set(phases)
-        assert found.get("phase") not in ended, found
-        return found.get("phase") in phases
-
-    await eventually(there, timeout_s=timeout_s, what=f"the rollout is {' or '.join(phases)}")
-    return found
-
-
-async def command(fleet: Fleet, verb: str, status: int = 200, **body: Any) -> dict[str, Any]:
-    """Steer the rollout."""
-    async with fleet.session.post(f"{fleet.admin}{URL}/{verb}", json={"actor": "alice", **body}) as response:
-        answer: dict[str, Any] = await response.json()
-        assert response.status == status, answer
-        return answer
-
-
-async def share(fleet: Fleet) -> float:
-    """The canary's effective share by the Plan."""
-    split = (await rollout(fleet))["rules"][0]
-    return next(float(arm["effective"]) for arm in split["arms"] if arm["pool"] == "default/canary")
-
-
-def by_arm(load: Load) -> tuple[int, int]:
-    """(canary, stable) answers."""
-    canary = sum(n for name, n in load.outcomes.replicas.items() if name.startswith("canary"))
-    return canary, load.outcomes.ok - canary
-
-
-async def faults(fleet: Fleet, what: dict[str, Any] | None) -> None:
-    for name in await fleet.replicas():
-        if name.startswith("canary"):
-            await fleet.set_faults(name, what)
 
 
 async def test_a_good_canary_gets_everything(fleet: Fleet) -> None:
