@@ -1,0 +1,283 @@
+"""What failover remembers, what may happen to it, and what it wants done: the vocabulary of `machine.step`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Literal
+
+import msgspec
+
+from pointsman.core.errors import PointsmanError
+from pointsman.failover.model import Finding, Member, Observation, Trigger
+from pointsman.failover.record import Record, Second
+from pointsman.failover.spec import FailoverSpec
+
+VERSION: Final = 1
+"""Of the saved state. A state of another version is refused rather than misread."""
+
+
+class FailoverError(PointsmanError):
+    """A command that makes no sense now, or that would leave too little; nothing was changed."""
+
+
+class Phase(Enum):
+    """Of one pool at one site."""
+
+    HEALTHY = "Healthy"
+    SUSPECT = "Suspect"  # a trigger holds, and it is not left: too few sites, a freeze, or a person decides
+    FAILED = "Failed"
+    HOLD_DOWN = "HoldDown"  # it looks well again, and waits
+    RAMPING = "Ramping"
+    STANDBY = "Standby"  # a lower tier serves
+    WARMING_UP = "WarmingUp"  # a standby that was called: not ready yet, or its cap still grows
+    DRAINED = "Drained"
+    EVACUATED = "Evacuated"
+
+
+AWAY: Final = frozenset({Phase.FAILED, Phase.HOLD_DOWN})
+"""Left by automation or by `failover`: a last resort."""
+HELD: Final = frozenset({Phase.DRAINED, Phase.EVACUATED})
+"""Taken out by a person; only a person brings it back."""
+SERVING: Final = frozenset({Phase.HEALTHY, Phase.SUSPECT, Phase.RAMPING})
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """Who wants something, through what, and why."""
+
+    actor: str = "somebody"
+    via: str = ""
+    reason: str = ""
+
+
+class MemberState(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool at a site. Times `_s` are of `State.clock_s` but for `deadline_s`, which is wall time (0: none).
+
+    `entered_s`: since when the phase lasts. `well_s`: for how long it has been well since it failed. `step`: of the
+    ramp. `flaps`: when automation left it. `severity`: how bad it was when it was left. `held`: a person sent it away,
+    so that only a person brings it back; `rejected`: a person refused to leave it for what is seen now. `called`: a
+    standby whose readiness is waited for. `operation`: the id of the operation that holds it.
+    `why` and `evidence` are for people.
+    """
+
+    phase: Phase
+    entered_s: float = 0.0
+    well_s: float = 0.0
+    step: int = 0
+    flaps: tuple[float, ...] = ()
+    severity: int = 0
+    held: bool = False
+    rejected: bool = False
+    by: str = ""
+    operation: str = ""
+    deadline_s: float = 0.0
+    why: str = ""
+    evidence: tuple[str, ...] = ()
+    # What was seen of it last.
+    bad: int = 0
+    clear: bool | None = None
+    load: float | None = None
+    ready: int | None = None
+    triggers: tuple[Trigger, ...] = ()
+
+
+class EndpointDrain(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint that gets no new requests. `until_s` (clock): when automation takes it back, 0: only a person or its
+    disappearance ends it. `deadline_s` (wall): when it will be gone, 0: not known. `gone_s` (clock): since when the
+    Plan has no such endpoint. `times`: how often automation took it out within the last hour."""
+
+    pool: str = ""
+    site: str = ""
+    until_s: float = 0.0
+    deadline_s: float = 0.0
+    gone_s: float | None = None
+    times: int = 1
+    automatic: bool = False
+    by: str = ""
+    why: str = ""
+    operation: str = ""
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision that waits for a person: `failover` or `failback` of a member."""
+
+    action: Literal["failover", "failback"]
+    pool: str
+    site: str
+    why: str
+    since_s: float  # wall time
+
+
+class SpillState(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a pool's requests may overflow into `tier`; `changed_s` is of `State.clock_s`."""
+
+    share: int
+    tier: int
+    changed_s: float
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Failover of one policy. `members` and `spill` have keys "pool@site" and pool.
+
+    `clock_s` counts the seconds in which somebody watched: it stands still while the process is down, and a wall clock
+    that is set does not move it. All holds, ramps and budgets go by it. `now_s` is the wall time of the last event.
+    `change` numbers the directives. `frozen_by`: who froze it, "" for nobody.
+    """
+
+    spec: FailoverSpec
+    members: dict[str, MemberState] = msgspec.field(default_factory=dict)
+    endpoints: dict[str, EndpointDrain] = msgspec.field(default_factory=dict)
+    spill: dict[str, SpillState] = msgspec.field(default_factory=dict)
+    proposals: tuple[Proposal, ...] = ()
+    degraded: dict[str, str] = msgspec.field(default_factory=dict)
+    change: int = 0
+    programmed: int = 0
+    frozen_by: str = ""
+    in_window: bool = False
+    clock_s: float = 0.0
+    now_s: float = 0.0
+    open: tuple[Record, ...] = ()
+    records: tuple[Record, ...] = ()
+    seconds: tuple[Second, ...] = ()
+    version: int = VERSION
+
+    def member(self, member: Member) -> MemberState | None:
+        """What is remembered of a pool at a site."""
+        return self.members.get(key_of(member))
+
+
+def key_of(member: Member) -> str:
+    """Key of a member in `State.members`."""
+    return f"{member.pool}@{member.site}"
+
+
+def member_of(key: str) -> Member:
+    """The member of a key."""
+    pool, _, site = key.rpartition("@")
+    return Member(pool=pool, site=site)
+
+
+# What may happen.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What the detector sees now, ten times a second. `at_s` is the monotonic clock that `Finding.since_s` is of."""
+
+    observations: tuple[Observation, ...]
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecChanged:
+    """The manifest, or where its pools have endpoints, is another."""
+
+    spec: FailoverSpec
+
+
+class Action(Enum):
+    DRAIN = "drain"  # planned: respects freezes, concurrent drains and free capacity
+    EVACUATE = "evacuate"  # at once: only the minimum of active sites can stop it
+    ACTIVATE = "activate"  # ends a drain or an evacuation, through the ramp
+    FAILOVER = "failover"  # leave a site as if it had failed, until `failback`
+    FAILBACK = "failback"  # bring it back now, through the ramp
+    FREEZE = "freeze"
+    UNFREEZE = "unfreeze"
+    APPROVE = "approve"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What a person or a TrafficOperation wants.
+
+    `site` names a site, `pool` one pool there ("": all pools), `endpoint` (`ip:port`) one endpoint. `deadline_s` (wall
+    time): when the endpoint or the site will be gone, 0: not known. `force`: beyond the safety rules, and without the
+    ramp. `operation`: id of the TrafficOperation.
+    """
+
+    action: Action
+    site: str = ""
+    pool: str = ""
+    endpoint: str = ""
+    deadline_s: float = 0.0
+    force: bool = False
+    operation: str = ""
+    signature: Signature = Signature()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programmed:
+    """How far the gateways are with the directives numbered `change`; `missing` have not acknowledged them."""
+
+    change: int
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What clients of the policy's pools got in one second of wall time, all gateways together."""
+
+    second: Second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointsChanged:
+    """The `ip:port` of all endpoints that the Plan has for the policy's pools."""
+
+    endpoints: frozenset[str]
+
+
+Event = Observed | SpecChanged | Command | Programmed | Served | EndpointsChanged
+
+
+# What is to be done. The state is saved before any of it.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directed:
+    """Put `machine.directives(state)` and `machine.drained_endpoints(state)` in force, and tell how far the gateways
+    are with `Programmed(change=…)`."""
+
+    change: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Something that operators want to hear of: for the log, the audit trail and notifications."""
+
+    what: str
+    why: str
+    pool: str = ""
+    site: str = ""
+    level: Literal["info", "warning"] = "info"
+    signature: Signature | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordClosed:
+    """A fault is over, or nobody could tell; see `Record`."""
+
+    record: Record
+
+
+Effect = Directed | Report | RecordClosed
+
+
+def severity(findings: tuple[Finding, ...]) -> int:
+    """How bad a site is: 0 well, 1 slow or some errors, 2 mostly errors, 3 dead."""
+    dead = {Trigger.STALL, Trigger.PROBE, Trigger.METRICS_ABSENT}
+    worst = 0
+    for finding in findings:
+        if finding.trigger in dead:
+            worst = max(worst, 3)
+        elif finding.trigger is Trigger.ERROR_RATE and finding.value >= MOSTLY_ERRORS:
+            worst = max(worst, 2)
+        else:
+            worst = max(worst, 1)
+    return worst
+
+
+MOSTLY_ERRORS: Final = 0.5
+"""Error rate from which a site helps nobody: it does not matter then how full the others are."""
