@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
+from pointsman.app.admin_host import loopback_host
 from pointsman.app.admin_token import bearer_token
 from pointsman.app.openapi import READING, describe, document
 
@@ -43,9 +44,16 @@ class StatusSource(Protocol):
 
 
 def admin_application(
-    source: StatusSource, registry: CollectorRegistry, *, token_file: Path | None = None
+    source: StatusSource,
+    registry: CollectorRegistry,
+    *,
+    token_file: Path | None = None,
+    open_paths: frozenset[str] = frozenset(),
 ) -> web.Application:
     """The routes of the admin server; with `token_file` every path but the first two needs its bearer token.
+
+    `open_paths` are further ones that need none. Without a token the server is on loopback, and a request must name
+    it so: a page of somebody else, whose name leads here, gets nothing (see `admin_host`).
 
     | path | answer |
     |---|---|
@@ -84,7 +92,8 @@ def admin_application(
 
         return handler
 
-    application = web.Application(middlewares=[bearer_token(token_file, OPEN_PATHS)] if token_file else [])
+    guard = bearer_token(token_file, OPEN_PATHS | open_paths) if token_file else loopback_host
+    application = web.Application(middlewares=[guard])
     application.add_routes(
         [
             web.get("/healthz", healthz),

@@ -16,9 +16,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.admin import AdminServer, admin_application
+from pointsman.app.admin_desk import PAGE_PATHS, add_desk_routes
 from pointsman.app.admin_rollouts import add_rollout_routes
 from pointsman.app.admin_token import read_token
 from pointsman.app.admin_write import add_writing_routes
+from pointsman.app.desk import Desk
 from pointsman.app.exposure import Exposure
 from pointsman.app.grpc_options import GRPC_OPTIONS, STOP_GRACE_S
 from pointsman.app.identity import Guard
@@ -30,6 +32,7 @@ from pointsman.app.rollouts import Rollouts
 from pointsman.app.status import FleetStatus
 from pointsman.app.stream_age import STREAM_AGE_S, StreamAge, connection_options
 from pointsman.app.tls import Certificates, TlsFiles
+from pointsman.app.traffic import Traffic
 from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core import defaults
 from pointsman.core.clock import SystemClock
@@ -160,6 +163,7 @@ class ControlPlane:
             xds=lambda: self.xds,
         )
         self._exposure = Exposure(self.registry)
+        self._traffic = Traffic(self._clock, lambda: self.holder.plan)
         self.rollouts = Rollouts(
             state=StateFolder(options.state),
             operations=self.operations,
@@ -201,9 +205,14 @@ class ControlPlane:
                 clock=self._clock,
             )
             open_to_others = not is_loopback(options.admin_address)
-            application = admin_application(self.status, self.registry, token_file=options.admin_token_file)
+            application = admin_application(
+                self.status, self.registry, token_file=options.admin_token_file, open_paths=PAGE_PATHS
+            )
             stack.push_async_callback(self.operations.stop)
             add_rollout_routes(application, self.rollouts)
+            add_desk_routes(
+                application, Desk(self.status, self.holder, self.picker, self.xds, self._traffic, self._clock)
+            )
             add_writing_routes(application, self.operations, authenticated=options.admin_token_file is not None)
             admin = AdminServer(
                 application,
@@ -348,6 +357,7 @@ class ControlPlane:
 
     def _on_feedback(self, entry: Feedback) -> None:
         self._exposure.feedback(entry)
+        self._traffic.feedback(entry)
         self.rollouts.feedback(entry)
 
     def _put_in_force(self, plan: Plan) -> bool:

@@ -35,7 +35,7 @@ from pointsman.xds.heartbeat import Lifetime
 from pointsman.xds.memory import Memories
 from pointsman.xds.metrics import XdsMetrics, label
 from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, RUNTIME, SECRET
-from pointsman.xds.session import Session
+from pointsman.xds.session import Session, Snapshot
 from pointsman.xds.status import Json, node_json, rejected_json
 from pointsman.xds.stream import Stream, StreamTimes
 from pointsman.xds.views import NOBODY, NodeIdentity, Views
@@ -123,6 +123,10 @@ class XdsServer:
             ],
             "nodes": [node_json(stream, self._clock.wall_s()) for stream in self._sorted_streams()],
         }
+
+    def snapshot(self, gateway: str) -> Snapshot | None:
+        """What a gateway is to have; None for one that is not there."""
+        return self._views.snapshot(gateway) if gateway in self._views.names() else None
 
     def streams(self) -> list[Stream]:
         """Every connected proxy's stream, sorted by node id; for reading only."""

@@ -75,6 +75,23 @@ def rejected_json(streams: Iterable[Stream]) -> list[Json]:
     return [found[key] for key in sorted(found)]
 
 
+def difference_json(stream: Stream) -> Json:
+    """What a connected proxy does not have as it is wanted: each resource with the version it acknowledged last and
+    the one it is to have, empty where there is none."""
+    session = stream.session
+    missing = [
+        {
+            "type": SHORT_NAMES.get(state.type_url, state.type_url),
+            "name": name,
+            "has": state.acked.get(name, ""),
+            "wanted": wanted.version if (wanted := session.desired.get(state.type_url, {}).get(name)) else "",
+        }
+        for state in session.types()
+        for name in state.pending
+    ]
+    return {"node": stream.identity.id, "gateway": stream.gateway, "settled": session.settled(), "resources": missing}
+
+
 def _since(stream: Stream, type_url: str, now_s: float) -> float | None:
     at_s = stream.acked_at_s.get(type_url)
     return None if at_s is None else round(now_s - at_s, 3)

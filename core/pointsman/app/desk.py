@@ -1,0 +1,79 @@
+"""What the operator's desk reads: a thin layer over status, traffic, picker and xDS server. Reading changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman.app.hypothetical import AskBody, explain_request
+from pointsman.app.status import FleetStatus
+from pointsman.app.traffic import Traffic
+from pointsman.app.tree import fleet_tree
+from pointsman.core.clock import Clock
+from pointsman.core.model import Plan
+from pointsman.core.snapshot import PlanHolder
+from pointsman.extproc import Picker
+from pointsman.extproc.decision import Decision
+from pointsman.xds import XdsServer, render
+from pointsman.xds.status import difference_json
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """See the module."""
+
+    status: FleetStatus
+    holder: PlanHolder
+    picker: Picker
+    xds: XdsServer
+    counted: Traffic
+    clock: Clock
+
+    def tree(self) -> Json:
+        """See `fleet_tree`."""
+        return fleet_tree(self.status.status(), self.counted.recent())
+
+    def traffic(self) -> Json:
+        """See `Traffic.status`."""
+        return self.counted.status()
+
+    def picks(self, limit: int) -> Json:
+        """The last decisions of this process, newest first, in short; `/api/v1/picks/{id}` explains one."""
+        now_s = self.clock.monotonic_s()
+        made = self.picker.recent()[-limit:]
+        return {"picks": [_brief(decision, now_s) for decision in reversed(made)]}
+
+    def explain(self, asked: AskBody) -> Json:
+        """What would become of a request; nothing is sent or counted.
+
+        Raises:
+            QuestionError: the question does not fit the fleet.
+        """
+        return explain_request(self.holder.plan or Plan(), self.picker, asked)
+
+    def resources(self, gateway: str) -> Json | None:
+        """What a gateway is to have, as JSON; None for a gateway that is not there."""
+        snapshot = self.xds.snapshot(gateway)
+        if snapshot is None:
+            return None
+        return {"gateway": gateway, "generation": snapshot.generation, "resources": render(snapshot.resources)}
+
+    def differences(self) -> list[Json]:
+        """For every connected proxy what it does not have as it is wanted."""
+        return [difference_json(stream) for stream in self.xds.streams()]
+
+
+def _brief(decision: Decision, now_s: float) -> Json:
+    return {
+        "pick": decision.pick_id,
+        "request_id": decision.request_id,
+        "age_s": round(now_s - decision.at_s, 3),
+        "pool": decision.pool,
+        "model": decision.model,
+        "endpoint": decision.endpoints[0] if decision.endpoints else "",
+        "status": decision.status,
+        "reason": decision.reason,
+        "prompt_tokens": decision.prompt_tokens,
+    }
