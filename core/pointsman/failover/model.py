@@ -38,7 +38,8 @@ class Sample:
     `at_s`: when it was told. `endpoint` is `ip:port`. `failed`: 5xx but for overload, reset, gRPC 13, 14 or 4 and the
     like. `overloaded`: 429, or 503 with Retry-After: load, not failure. `ttft_ms` None: no body byte yet.
     `expected_ms` is what the picker expected at the pick (queue ahead, prefill of these tokens, network), None: not
-    known. `ended`: it is over; `truncated`: it broke off after its first byte.
+    known. `ended`: it is over; `truncated`: it broke off after its first byte. `waited_ms`: it was over without a byte
+    (the client left, or a proxy gave up) after this time.
     """
 
     at_s: float
@@ -50,15 +51,20 @@ class Sample:
     ended: bool = True
     truncated: bool = False
     retried: bool = False
+    waited_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A request that has been sent and has given no byte yet: its age, and when its first byte was expected."""
+    """A request that has been sent and has given no byte yet: its age, and when its first byte was expected.
+
+    `silent_ms`: for how much of its age it is known to have given none (proxies report once a second); None: all.
+    """
 
     endpoint: str
     age_ms: float
     expected_ms: float
+    silent_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,7 @@ class EndpointView:
 
     `metrics_age_s` is the age of the last good scrape; `scrape_failing`: the last tries found nobody there.
     `waiting` are requests in its queue, `kv_usage` from 0 to 1, `unhealthy`: the share of gateways whose probes fail.
+    `rtt_ms` is what a scrape takes to its first byte.
     """
 
     endpoint: str
@@ -75,6 +82,7 @@ class EndpointView:
     waiting: float | None = None
     kv_usage: float | None = None
     unhealthy: float | None = None
+    rtt_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
