@@ -11,7 +11,9 @@ Rules, for clients that take all clusters (Envoy):
 - a listener or route configuration is sent once its clusters are acknowledged, their endpoints too, and the clusters
   had time to warm; until then the client keeps the version it has;
 - a cluster, an assignment or a route configuration stays while something that the client has, or that is on its way to
-  it, refers to it.
+  it, refers to it;
+- a listener stays while another one, on another port, is not acknowledged: one that moves to a port that is taken
+  must not end what it serves.
 
 Clients that name their clusters (gRPC) learn the names from the routes and get everything at once.
 """
@@ -97,6 +99,8 @@ def target(view: View, type_url: str) -> tuple[Target, list[Waiting]]:
 def _kept(view: View, type_url: str, desired: Set[str]) -> set[str]:
     """Names that the client has, that are not desired, and that must stay for now."""
     channel = view.channels.get(type_url)
+    if type_url == LISTENER and channel is not None:
+        return _old_listeners(view, channel, desired)
     users = USERS.get(type_url)
     if channel is None or users is None:
         return set()
@@ -114,6 +118,20 @@ def _kept(view: View, type_url: str, desired: Set[str]) -> set[str]:
         if kind in {type_url, ANY}
     }
     return extra if ANY in used else extra & used
+
+
+def _old_listeners(view: View, channel: Channel, desired: Set[str]) -> set[str]:
+    """Listeners that stay until those that may replace them are there.
+
+    Where the ports are the same, as after a change of the bind address, the old one may be what is in the way.
+    """
+    coming = {name for name in desired | view.withheld.get(LISTENER, NOTHING) if not channel.firm(name)}
+    ports = {_port(name) for name in coming}
+    return {name for name in channel.known.keys() - desired if coming and _port(name) not in ports}
+
+
+def _port(listener: str) -> str:
+    return listener.rpartition(":")[2]
 
 
 def _routes_unheard(view: View) -> bool:
