@@ -18,7 +18,7 @@ from pointsman.core.audit import AuditLog
 from pointsman.core.change import Decided, Signature, WeightChange, decide
 from pointsman.core.clock import Clock
 from pointsman.core.model import Plan, Split
-from pointsman.core.overlay import Overlay, RuleOverlay
+from pointsman.core.overlay import Overlay, RuleOverlay, SiteOverlay
 from pointsman.core.store import OVERLAY_FILE, StateError, StateFolder, read_overlay, write_overlay
 
 log = structlog.get_logger()
@@ -146,7 +146,7 @@ class Operations:
                 decided = decide(self._overlay, plan, change)
             else:
                 decided = await asyncio.to_thread(self._keep, plan, change)
-            overlay = replace(decided.overlay, unavailable=self._overlay.unavailable)
+            overlay = self._with_controllers(decided.overlay)
             after = self._compile(overlay)
             now_s = self._clock.wall_s()
             if not dry_run:
@@ -174,6 +174,19 @@ class Operations:
         if pools != self._overlay.unavailable:
             overlay = replace(self._overlay, unavailable=pools)
             self._put_in_force(overlay, self._compile(overlay))
+
+    def set_sites(self, sites: tuple[tuple[tuple[str, str], SiteOverlay], ...], drained: frozenset[str]) -> bool:
+        """Take over what failover decided of sites and endpoints, which it keeps itself; True if that is new."""
+        if (sites, drained) == (self._overlay.sites, self._overlay.drained):
+            return False
+        overlay = replace(self._overlay, sites=sites, drained=drained)
+        self._put_in_force(overlay, self._compile(overlay))
+        return True
+
+    def _with_controllers(self, kept: Overlay) -> Overlay:
+        """What is kept in the overlay's file, with what controllers decided and keep elsewhere."""
+        now = self._overlay
+        return replace(kept, unavailable=now.unavailable, sites=now.sites, drained=now.drained)
 
     async def acks(self, outcome: Outcome, timeout_s: float) -> tuple[GatewayAcks, ...]:
         """Wait until every connected proxy has answered for a change, at most `timeout_s`; how they stand then."""
@@ -250,7 +263,7 @@ class Operations:
                     continue
                 if kept.rules != self._overlay.rules or kept.revision != self._overlay.revision:
                     log.info("another process changed the weights", revision=kept.revision)
-                    overlay = replace(kept, unavailable=self._overlay.unavailable)
+                    overlay = self._with_controllers(kept)
                     self._put_in_force(overlay, self._compile(overlay))
 
     def _keep(self, plan: Plan, change: WeightChange) -> Decided:
