@@ -58,7 +58,8 @@ class Loopback:
 class Layout:
     """What the manifests of a test say: replicas of each pool at each site, and the weights of the split.
 
-    `annotations` are those of the HTTPRoute, `rules` stand before its split, `not_ready` are replicas by name.
+    `annotations` are those of the HTTPRoute, `rules` stand before its split, `not_ready` are replicas by name, `edges`
+    further Gateways of the same routes with their sites.
     """
 
     stable: dict[str, int] = field(default_factory=lambda: {"us-east": 3, "eu-west": 3})
@@ -72,6 +73,7 @@ class Layout:
     rules: list[dict[str, Any]] = field(default_factory=list)
     grpc_rules: list[dict[str, Any]] = field(default_factory=list)
     not_ready: frozenset[str] = frozenset()
+    edges: dict[str, str] = field(default_factory=dict)
 
 
 class Manifests:
@@ -81,6 +83,7 @@ class Manifests:
         self.folder = folder
         self._net = net
         self._endpoints: dict[str, tuple[str, int]] = {}
+        self._edges: dict[str, str] = {}
         self.gateway_address = net.address()
         self.http_port = net.free_port(self.gateway_address)
         self.grpc_port = net.free_port(self.gateway_address)
@@ -98,7 +101,7 @@ class Manifests:
         draft.replace(self.folder / "fleet.yaml")
 
     def _gateway(self, layout: Layout) -> list[dict[str, Any]]:
-        sites = sorted({*layout.stable, *layout.canary, *layout.grpc})
+        sites = sorted({*layout.stable, *layout.canary, *layout.grpc, *layout.edges.values()})
         listeners = [{"name": "http", "port": self.http_port, "protocol": "HTTP"}]
         if layout.grpc:
             listeners.append({"name": "grpc", "port": self.grpc_port, "protocol": "HTTP"})
@@ -111,18 +114,22 @@ class Manifests:
             }
             for site in sites
         ]
-        documents.append(
-            {
-                "apiVersion": "gateway.networking.k8s.io/v1",
-                "kind": "Gateway",
-                "metadata": {"name": "main", "annotations": {"pointsman.dev/site": "us-east"}},
-                "spec": {
-                    "gatewayClassName": "pointsman",
-                    "addresses": [{"type": "IPAddress", "value": self.gateway_address}],
-                    "listeners": listeners,
-                },
-            }
-        )
+        for name, site, address in [
+            ("main", "us-east", self.gateway_address),
+            *((name, site, self.edge(name)) for name, site in layout.edges.items()),
+        ]:
+            documents.append(
+                {
+                    "apiVersion": "gateway.networking.k8s.io/v1",
+                    "kind": "Gateway",
+                    "metadata": {"name": name, "annotations": {"pointsman.dev/site": site}},
+                    "spec": {
+                        "gatewayClassName": "pointsman",
+                        "addresses": [{"type": "IPAddress", "value": address}],
+                        "listeners": listeners,
+                    },
+                }
+            )
         documents.append(
             _route(
                 "HTTPRoute",
@@ -142,6 +149,7 @@ class Manifests:
                     },
                 ],
                 layout.annotations,
+                ("main", *layout.edges),
             )
         )
         if layout.grpc:
@@ -191,6 +199,12 @@ class Manifests:
                 )
         return [pool, *slices]
 
+    def edge(self, name: str) -> str:
+        """Address of a further Gateway; its ports are those of the first."""
+        if name not in self._edges:
+            self._edges[name] = self._net.address()
+        return self._edges[name]
+
     def endpoint(self, replica: str) -> tuple[str, int]:
         """Address and port of a replica, the same at every call."""
         if replica not in self._endpoints:
@@ -204,13 +218,21 @@ def backend(pool: str, weight: int = 1) -> dict[str, Any]:
 
 
 def _route(
-    kind: str, name: str, section: str, rules: Sequence[dict[str, Any]], annotations: dict[str, str] | None = None
+    kind: str,
+    name: str,
+    section: str,
+    rules: Sequence[dict[str, Any]],
+    annotations: dict[str, str] | None = None,
+    gateways: Sequence[str] = ("main",),
 ) -> dict[str, Any]:
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": kind,
         "metadata": {"name": name, "annotations": annotations or {}},
-        "spec": {"parentRefs": [{"name": "main", "sectionName": section}], "rules": list(rules)},
+        "spec": {
+            "parentRefs": [{"name": gateway, "sectionName": section} for gateway in gateways],
+            "rules": list(rules),
+        },
     }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -46,11 +47,16 @@ def policy(**spec: Any) -> dict[str, Any]:
 
 def apply(fleet: Fleet, manifest: dict[str, Any] | None) -> None:
     """Put the policy into the configuration folder, or take it away."""
-    place = fleet.manifests.folder / "rollout.yaml"
+    apply_in(fleet.manifests.folder, manifest)
+
+
+def apply_in(folder: Path, manifest: dict[str, Any] | None) -> None:
+    """The same for any configuration folder."""
+    place = folder / "rollout.yaml"
     if manifest is None:
         place.unlink()
         return
-    draft = fleet.manifests.folder.parent / "rollout-draft.yaml"
+    draft = folder.parent / "rollout-draft.yaml"
     draft.write_text(yaml.safe_dump(manifest), encoding="utf-8")
     draft.replace(place)
 

@@ -1,0 +1,158 @@
+"""Rollouts and what is around them: several gateways, blue-green, and pools that are too small for the next step."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pointsman.app.envoy import Envoy
+from support.fleet import Fleet, Layout, running_fleet
+from support.load import Load
+from support.planes import Plane, Rails, rails
+from support.rollouts import apply, apply_in, by_arm, command, faults, policy, reached, rollout, share
+from support.waiting import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+HALF = [{"weight": "50%", "pause": "Manual"}, {"weight": "100%"}]
+CANARY = "cluster.default/canary.upstream_rq_total"
+
+
+async def told(plane: Plane) -> dict[str, object]:
+    async with plane.session.get(f"{plane.admin}/api/v1/rollouts/default/chat") as response:
+        found: dict[str, object] = await response.json()
+        return found if response.status == 200 else {}
+
+
+async def to_canary(parts: Rails, envoys: list[Envoy]) -> list[int]:
+    """Requests that each gateway has sent to the canary so far."""
+    return [(await parts.stats(envoy)).get(CANARY, 0) for envoy in envoys]
+
+
+async def test_an_abort_reaches_every_gateway(tmp_path: Path) -> None:
+    """Three proxies of two Gateways, one of them frozen: aborted is what all have acknowledged, and then none sends the
+    canary another request."""
+    layout = Layout(stable={"us-east": 2}, canary={"us-east": 2}, edges={"west": "eu-west"})
+    async with rails(tmp_path, layout) as parts:
+        target = parts.reserve()
+        plane = await parts.control_plane(target)
+        envoys = []
+        for node, gateway in (("one", "main"), ("two", "main"), ("far", "west")):
+            config = await parts.bootstrap("--xds", target, "--node-id", node, gateway=f"default/{gateway}")
+            envoys.append(await parts.gateway(config, ready=gateway == "main"))
+        far_url = f"http://{parts.manifests.edge('west')}:{parts.manifests.http_port}"
+        await envoys[2].wait_ready(30)
+
+        async def connected() -> bool:
+            nodes = (await plane.status())["xds"]["nodes"]
+            return [node["node"] for node in nodes if node["settled"]] == ["far", "one", "two"]
+
+        await eventually(connected, what="three proxies are settled")
+        apply_in(parts.manifests.folder, policy(steps=HALF, analysis={"interval": "300ms"}))
+
+        async def phase(*names: str) -> bool:
+            return (await told(plane)).get("phase") in names
+
+        await eventually(lambda: phase("Paused"), what="half of the traffic is the canary's")
+        async with Load(parts.url, workers=4, limit=50_000) as near, Load(far_url, workers=4, limit=50_000) as far:
+
+            async def all_send() -> bool:
+                return min(await to_canary(parts, envoys)) > 0
+
+            await eventually(all_send, what="every gateway sends some to the canary")
+            os.kill(envoys[1].child.pid, signal.SIGSTOP)
+            try:
+                async with plane.session.post(
+                    f"{plane.admin}/api/v1/rollouts/default/chat/abort", json={"reason": "test"}
+                ) as response:
+                    assert response.status == 200
+                await eventually(_misses(plane, "two"), what="the frozen one is named")
+                assert await phase("Aborting")
+            finally:
+                os.kill(envoys[1].child.pid, signal.SIGCONT)
+            await eventually(lambda: phase("Aborted"), what="all have acknowledged")
+            before = await to_canary(parts, envoys)
+            await asyncio.gather(near.progressed(100), far.progressed(100))
+            assert await to_canary(parts, envoys) == before, "nobody sends the canary another request"
+        assert (near.outcomes.failed, far.outcomes.failed) == (0, 0), (near.outcomes.failures, far.outcomes.failures)
+        await eventually(_acked_by(plane, {"default/main": {"one", "two"}, "default/west": {"far"}}), what="the record")
+
+
+def _misses(plane: Plane, node: str) -> object:
+    async def named() -> bool:
+        records = (await plane.status())["xds"]["nodes"]
+        return any(one["node"] == node and not one["settled"] for one in records)
+
+    return named
+
+
+def _acked_by(plane: Plane, wanted: dict[str, set[str]]) -> object:
+    """Whether the audit log says that the abort was acknowledged by these proxies."""
+
+    async def logged() -> bool:
+        async with plane.session.get(f"{plane.admin}/api/v1/audit") as response:
+            records = (await response.json())["records"]
+        acked = [record for record in records if record["action"] == "weights.acked"]
+        evidence = acked[-1]["evidence"] if acked else {}
+        return {name: set(one["acked_ms"]) for name, one in evidence.items()} == wanted
+
+    return logged
+
+
+async def test_blue_green_switches_watches_and_goes_back(tmp_path: Path) -> None:
+    checks = [{"name": "errors", "metric": "errorRate", "max": "5%", "mustCatch": "40%"}]
+    spec = {
+        "strategy": "BlueGreen",
+        "blueGreen": {"preview": "Manual", "keepWarm": "1h"},
+        "analysis": {"interval": "300ms", "checks": checks},
+    }
+    async with running_fleet(tmp_path, Layout(stable={"us-east": 2}, canary={"us-east": 2})) as fleet:
+        async with Load(fleet.url, workers=4, limit=50_000) as load:
+            apply(fleet, policy(**spec))
+            await reached(fleet, "Paused")
+            await load.progressed(50)
+            assert by_arm(load)[0] == 0, "a preview gets no request of a user"
+            async with Load(fleet.url, workers=2, limit=20, headers={"x-model-variant": "canary"}) as testers:
+                await testers.progressed(20)
+            assert by_arm(testers) == (20, 0), "but testers reach it"
+            await command(fleet, "promote")
+            assert (await reached(fleet, "Promoting"))["weight"] == 1
+            await eventually(_programmed(fleet), what="the gateway has it")
+            async with Load(fleet.url, workers=4, limit=100) as after:
+                await after.progressed(100)
+            assert by_arm(after) == (100, 0), "everybody at once"
+            assert load.outcomes.failed == 0, load.outcomes.failures
+            await faults(fleet, {"error": {"status": 500}})
+            found = await reached(fleet, "Aborted")
+        assert "errors" in found["why"]
+        assert await share(fleet) == 0
+        async with Load(fleet.url, workers=4, limit=100) as back:
+            await back.progressed(100)
+        assert (by_arm(back), back.outcomes.failed) == ((0, 100), 0), "the old one was kept warm"
+
+
+def _programmed(fleet: Fleet) -> object:
+    async def all_have_it() -> bool:
+        return bool((await rollout(fleet))["programmed"])
+
+    return all_have_it
+
+
+async def test_a_canary_that_is_too_small_gets_no_more(tmp_path: Path) -> None:
+    """One endpoint with four slots, twelve requests at once: 10 % fit, 50 % would not leave a fifth free."""
+    steps = [{"weight": "10%", "pause": "300ms"}, {"weight": "50%", "pause": "300ms"}, {"weight": "100%"}]
+    gate = {"capacity": {"canaryMinFree": "20%", "slotsPerEndpoint": 4}}
+    async with running_fleet(tmp_path, Layout(stable={"us-east": 2}, canary={"us-east": 1}), speed=5) as fleet:
+        async with Load(fleet.url, workers=12, limit=50_000) as load:
+            apply(fleet, policy(steps=steps, gates=gate, analysis={"interval": "300ms"}))
+            found = await reached(fleet, "Holding")
+            assert (found["step"], found["weight"]) == (1, 0.1)
+            assert "no room for 50 %" in found["why"]
+            await load.progressed(60)
+            assert (await rollout(fleet))["step"] == 1
+        assert load.outcomes.failed == 0, load.outcomes.failures
+        await reached(fleet, "Completed")
