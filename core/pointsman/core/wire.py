@@ -34,6 +34,11 @@ TAG_GRPC: Final = "grpc_status"
 TAG_ADDED: Final = "added_us"
 """ALS custom tag: microseconds from the request's last byte in to its first byte to the endpoint."""
 
+TAG_ATTEMPTED: Final = "attempted"
+ATTEMPTED_FORMAT: Final = "%UPSTREAM_HOSTS_ATTEMPTED%"
+"""ALS custom tag: every endpoint that a request was sent to, `ip:port,ip:port,…`. The log names the last one only, but
+an attempt that failed is a failure of the endpoint where it did."""
+
 ADDED_FORMAT: Final = "%COMMON_DURATION(DS_RX_END:US_TX_BEG:us)%"
 TTFT_FORMAT: Final = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
 GRPC_FORMAT: Final = "%GRPC_STATUS_NUMBER%"

@@ -90,6 +90,11 @@ class Terms:
             + self.lora
         )
 
+    def first_byte_ms(self, load: Load, position: int) -> float:
+        """What a candidate is expected to need until its first byte: no weights, no caution, only time."""
+        wait_ms = self.backlog[position] + self.own[position] + self.decode_tax[position] + self.kv_wait[position]
+        return float(load.rtt_ms[position] + wait_ms)
+
     def of(self, position: int) -> dict[str, float]:
         """The terms of one candidate that are not 0, in ms."""
         found = {f.name: round(float(getattr(self, f.name)[position]), 3) for f in fields(self)}

@@ -14,13 +14,16 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf import duration_pb2
 
-from pointsman.core.wire import TAG_ADDED, TAG_GRPC, TAG_PICK, TAG_TTFT
+from pointsman.core.wire import TAG_ADDED, TAG_ATTEMPTED, TAG_GRPC, TAG_PICK, TAG_TTFT
 
 OVERLOAD_STATUS = frozenset({429, 503})
 """Answers of an engine that has too much to do."""
 
 BROKEN_STATUS = frozenset({500, 502, 504})
 """Answers of an engine, or of Envoy on its behalf, that is broken or does not answer."""
+
+MAX_ATTEMPTED_BYTES = 4_096
+"""Length of a list of endpoints that is read: eighty attempts, and none retries so often."""
 
 _ENDS = frozenset({accesslog_pb2.NotSet, accesslog_pb2.DownstreamEnd})
 _UPSTREAM_FLAGS = (
@@ -43,7 +46,13 @@ class Feedback:
     client) broke the request off; `attempts` counts upstream requests, 0 unknown. `retry_after_s` is what the
     upstream asked for with a 429 or 503, 0 unknown (the access log must have the header `retry-after`).
     `route` names the Plan's rule; `grpc_status` is None for what is not gRPC. `added_ms` is the time from the request's
-    last byte in to its first byte to the endpoint, None where it never got that far.
+    last byte in to its first byte to the endpoint, None where it never got that far. `attempted` are the endpoints that
+    a retried request was sent to, in order; the last is `upstream`.
+
+    What the picker adds from its account (`InFlight.told`): `expected_ms`, what the pick expected until the first byte,
+    only on the entry that tells of it first, or of the end without one, and only where the first choice served;
+    `streaming`, whether the answer comes in pieces, None: not known; `first_choice`, the endpoint that the pick named
+    first where another served. `forwarded`: another picker heard the entry and told of its outcome already.
     """
 
     pick_id: str
@@ -60,6 +69,11 @@ class Feedback:
     route: str = ""
     grpc_status: int | None = None
     added_ms: float | None = None
+    attempted: tuple[str, ...] = ()
+    expected_ms: float | None = None
+    streaming: bool | None = None
+    first_choice: str = ""
+    forwarded: bool = False
 
     @property
     def overloaded(self) -> bool:
@@ -84,6 +98,7 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
     tags = common.custom_tags
     pick_id = tags.get(TAG_PICK, "")
     flags = common.response_flags
+    attempts = common.upstream_request_attempt_count
     return Feedback(
         pick_id="" if pick_id in _ABSENT else pick_id,
         ended=common.access_log_type in _ENDS and not common.intermediate_log_entry,
@@ -93,12 +108,13 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
         ttft_ms=_microseconds(tags.get(TAG_TTFT, "")),
         duration_ms=_milliseconds(common.duration) or _milliseconds(common.time_to_last_downstream_tx_byte),
         response_bytes=entry.response.response_body_bytes,
-        attempts=common.upstream_request_attempt_count,
+        attempts=attempts,
         failed=common.HasField("response_flags") and any(getattr(flags, name) for name in _UPSTREAM_FLAGS),
         retry_after_s=_seconds(entry.response.response_headers.get("retry-after", "")),
         route=common.route_name,
         grpc_status=_grpc_status(tags.get(TAG_GRPC, "")),
         added_ms=_microseconds(tags.get(TAG_ADDED, "")),
+        attempted=_endpoints(tags.get(TAG_ATTEMPTED, "")) if attempts > 1 else (),
     )
 
 
@@ -113,6 +129,11 @@ def _address(address: address_pb2.Address) -> str:
 def _microseconds(text: str) -> float | None:
     """A count of microseconds as milliseconds; None when it is none."""
     return int(text) / 1000.0 if text.isascii() and text.isdecimal() and len(text) <= 15 else None
+
+
+def _endpoints(text: str) -> tuple[str, ...]:
+    """A list of `ip:port`; a retry that was given up before it had a host has none in it."""
+    return tuple(part for part in text.split(",") if part not in _ABSENT) if len(text) <= MAX_ATTEMPTED_BYTES else ()
 
 
 def _grpc_status(text: str) -> int | None:

@@ -11,10 +11,13 @@ prefill each millisecond; the reports correct it downwards. Each account has the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.table import EndpointTable
 
 EXPIRY_S = 60.0
@@ -27,13 +30,41 @@ MEAN_SHARE = 0.05
 FIRST_MEAN_MS = 100.0
 """The mean prefill before any pick: 1,500 tokens, the mean of public chat traces (facts 2)."""
 
+REPORT_S = 1.0
+"""How often Envoy reports a request that runs (`access_log_flush_interval` of our gateways)."""
+
+LOST_S = 2.5
+"""Silence of the gateway after which it is not known any more whether a request waits: two reports are missing."""
+
+MAX_SILENT = 32
+"""Silent requests that are listed for each endpoint: what so many do not prove, more do not either."""
+
+MAX_LOOKED_AT = 512
+"""Pending requests of an endpoint that are looked through for them: 0.1 ms. Most may be plain completions."""
+
+
+class Silent(NamedTuple):
+    """A request that a gateway has reported as still without its first byte.
+
+    It was sent at `opened_at_s` (monotonic), was silent for `silent_ms` at the last report, and `expected_ms` is what
+    its pick expected.
+    """
+
+    pool: str
+    endpoint: str
+    opened_at_s: float
+    silent_ms: float
+    expected_ms: float
+
 
 @dataclass(slots=True, kw_only=True)
 class Account:
     """One request in flight. Tokens are those of the prompt; `hashes` are its prefix blocks.
 
     `ahead_ms` is the backlog that the pick saw at its endpoint, None where the TTFT teaches nothing; `rtt_ms` the round
-    trip it counted with.
+    trip it counted with. `expected_ms` is all that it expected until the first byte, None: not known; `streaming`:
+    the answer comes in pieces, None: not known. `moved_from` is the row of the first choice where another serves.
+    `reports`: how often the gateway has said that there is no byte yet; `told`: of the first byte, or the end.
     """
 
     row: int
@@ -48,6 +79,11 @@ class Account:
     due_at_s: float = math.inf
     ahead_ms: float | None = None
     rtt_ms: float = 0.0
+    expected_ms: float | None = None
+    streaming: bool | None = None
+    moved_from: int | None = None
+    reports: int = 0
+    told: bool = False
 
 
 class InFlight:
@@ -73,6 +109,8 @@ class InFlight:
         self._now_s = max(self._now_s, account.opened_at_s)
         self.close(pick_id)
         self._accounts[pick_id] = account
+        if account.expected_ms is None and account.uncached_tokens:
+            account.expected_ms = account.prefill_ms  # a policy that knows no queues
         self._add(account, 1)
         if account.uncached_tokens:
             self.mean_prefill_ms += MEAN_SHARE * (account.prefill_ms - self.mean_prefill_ms)
@@ -99,6 +137,8 @@ class InFlight:
         account = self._accounts.get(pick_id)
         if account is not None and account.row != row:
             self._add(account, -1)
+            if account.moved_from is None:
+                account.moved_from = account.row
             account.row = row
             self._add(account, 1)
 
@@ -108,6 +148,56 @@ class InFlight:
         if account is not None:
             self._add(account, -1)
         return account
+
+    def told(self, entry: Feedback, account: Account | None, *, forwarded: bool = False) -> Feedback:
+        """The entry with what its account knows, after the picker has taken it in; call it once for each entry."""
+        if account is None:
+            return entry
+        if entry.ttft_ms is None and not entry.ended:
+            account.reports += 1
+            return entry if not forwarded else replace(entry, cluster=account.pool, forwarded=True)
+        moved = account.moved_from is not None
+        news = not account.told
+        account.told = True
+        if not (news or moved or forwarded):
+            return entry
+        return replace(
+            entry,
+            cluster=entry.cluster or account.pool,
+            expected_ms=account.expected_ms if news and not moved and entry.attempts <= 1 else None,
+            streaming=account.streaming,
+            first_choice=self._table.key(account.moved_from) if account.moved_from is not None else "",
+            forwarded=forwarded,
+        )
+
+    def silent(self, now_s: float) -> list[Silent]:
+        """Streaming requests that a gateway has lately reported to be without a first byte; a few of each endpoint."""
+        found: list[Silent] = []
+        for row, accounts in self._pending.items():
+            listed = 0
+            for account in itertools.islice(accounts.values(), MAX_LOOKED_AT):  # oldest first
+                if now_s - account.opened_at_s < REPORT_S or listed == MAX_SILENT:
+                    break
+                if (
+                    account.reports
+                    and account.streaming
+                    and account.expected_ms is not None
+                    and account.moved_from is None
+                    and now_s - account.heard_at_s <= LOST_S
+                ):
+                    # Our own clock may have stood still between the reports: so many mean at least so many seconds.
+                    silent_s = min(account.heard_at_s - account.opened_at_s, account.reports * REPORT_S)
+                    listed += 1
+                    found.append(
+                        Silent(
+                            pool=account.pool,
+                            endpoint=self._table.key(row),
+                            opened_at_s=account.opened_at_s,
+                            silent_ms=silent_s * 1000.0,
+                            expected_ms=account.expected_ms,
+                        )
+                    )
+        return found
 
     def expire(self, now_s: float) -> int:
         """Drop the accounts that have been silent for too long; returns how many."""

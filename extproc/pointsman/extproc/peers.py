@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
 import grpc
@@ -17,6 +17,7 @@ import structlog
 from pointsman.core.clock import Clock
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.gossip import EndpointLoad, GossipState, Loads, Outbox, Placed
+from pointsman.extproc.inflight import Account, InFlight
 from pointsman.picker.v1 import gossip_pb2 as pb
 
 GOSSIP_SERVICE: Final = "pointsman.picker.v1.Gossip"
@@ -44,7 +45,9 @@ class Shares(Protocol):
 
     def placed(self, endpoint: str, blocks: Any) -> None: ...
 
-    def feedback(self, entry: Feedback, *, forwarded: bool = False) -> object: ...
+    inflight: InFlight
+
+    def feedback(self, entry: Feedback, *, forwarded: bool = False) -> Account | None: ...
 
 
 class Link:
@@ -71,13 +74,21 @@ class GossipNode:
     """Joins a picker, the gossip state and the links; owned by one event loop."""
 
     def __init__(
-        self, picker: Shares, state: GossipState, outbox: Outbox, clock: Clock, *, interval_s: float = INTERVAL_S
+        self,
+        picker: Shares,
+        state: GossipState,
+        outbox: Outbox,
+        clock: Clock,
+        *,
+        interval_s: float = INTERVAL_S,
+        on_outcome: Callable[[Feedback], None] | None = None,
     ) -> None:
         self._picker = picker
         self._state = state
         self._outbox = outbox
         self._clock = clock
         self._interval_s = interval_s
+        self._on_outcome = on_outcome
         self._links: set[Link] = set()
 
     def live(self) -> tuple[str, ...]:
@@ -104,7 +115,9 @@ class GossipNode:
         received = self._state.receive(update, self._clock.monotonic_s())
         self._place(received.prefixes)
         for entry in received.outcomes:
-            self._picker.feedback(entry, forwarded=True)
+            account = self._picker.feedback(entry, forwarded=True)
+            if account is not None and self._on_outcome is not None:
+                self._on_outcome(self._picker.inflight.told(entry, account, forwarded=True))
         if received.news:
             for other in self._links - {link}:
                 other.put(update)

@@ -179,6 +179,8 @@ class Picker:
             pool=request.pool,
             ahead_ms=float(load.backlog_ms[best[0]]) if load is not None and not body.problem else None,
             rtt_ms=float(load.rtt_ms[best[0]]) if load is not None else 0.0,
+            expected_ms=terms.first_byte_ms(load, int(best[0])) if terms is not None and load is not None else None,
+            streaming=body.stream if body.prompt_bytes and not body.problem else None,
         )
         self.inflight.open(pick_id, account)
         self.index.insert(account.row, hashes, known=int(matched[best[0]]))

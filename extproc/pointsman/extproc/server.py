@@ -49,7 +49,7 @@ def add_services(
 
     `default_pool` is for gateways of others that do not say which pool a request is for. `readers` read the bodies
     that take long; by default `READERS` threads that are shared by all streams. `on_feedback` hears every access log
-    entry after the picker; it returns at once.
+    entry after the picker, with what its account knew (`InFlight.told`); it returns at once.
     """
     readers = readers or ThreadPoolExecutor(READERS, thread_name_prefix="pointsman-reader")
     shell = _Shell(picker, PickerMetrics(registry, picker), default_pool, readers, on_feedback)
@@ -176,5 +176,5 @@ class _Shell:
                 account = self._picker.feedback(entry)
                 self._metrics.heard(entry, matched=account is not None)
                 if self._on_feedback is not None:
-                    self._on_feedback(entry)
+                    self._on_feedback(self._picker.inflight.told(entry, account))
         return als_pb2.StreamAccessLogsResponse()

@@ -165,6 +165,7 @@ def _access_log(options: BuildOptions) -> accesslog_pb2.AccessLog:
     common.custom_tags.add(tag=wire.TAG_PICK, value=wire.PICK_FORMAT)
     common.custom_tags.add(tag=wire.TAG_GRPC, value=wire.GRPC_FORMAT)
     common.custom_tags.add(tag=wire.TAG_ADDED, value=wire.ADDED_FORMAT)
+    common.custom_tags.add(tag=wire.TAG_ATTEMPTED, value=wire.ATTEMPTED_FORMAT)
     config.additional_response_headers_to_log.append(RETRY_AFTER)
     return accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=any_of(config))
 
