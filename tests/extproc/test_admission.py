@@ -15,7 +15,7 @@ from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.extproc import Admission, Exchange, Feedback, Objective, Picker, PickRequest
 from pointsman.extproc.adapters import KEPT_S, MAX_RECENT, Adapters
 from pointsman.extproc.feedback import from_entry
-from pointsman.extproc.picker import MAX_RETRY_AFTER_S
+from pointsman.extproc.penalties import MAX_RETRY_AFTER_S
 from pointsman.extproc.request import read_body
 from pointsman.extproc.scrape import model_names
 

@@ -14,7 +14,8 @@ from pointsman.core.clock import ManualClock
 from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.model import Health, Plan, Site
 from pointsman.extproc import Feedback, Picker, PickPolicy, PickRequest
-from pointsman.extproc.picker import MAX_PENALTY_MS, has_restarted
+from pointsman.extproc.engines import has_restarted
+from pointsman.extproc.penalties import MAX_PENALTY_MS
 from pointsman.extproc.request import read_body
 
 NEAR = [f"10.0.0.{n}:8000" for n in range(1, 5)]

@@ -89,7 +89,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One model server port. `address` is an IP literal without brackets; `name` is the pod or a given name."""
+    """One model server port. `address` is an IP literal without brackets; `name` is the pod or a given name.
+
+    `kv_events_port` is where its engine publishes KV events, `kv_replay_port` where it repeats them; 0: it does not.
+    """
 
     name: str
     address: str
@@ -98,6 +101,8 @@ class Endpoint:
     health: Health = Health.UNKNOWN
     weight: int = 1  # ≥ 1: Envoy refuses 0 in EDS
     labels: tuple[tuple[str, str], ...] = ()
+    kv_events_port: int = 0
+    kv_replay_port: int = 0
 
     @property
     def key(self) -> str:
@@ -127,6 +132,18 @@ class SiteGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What requests of a pool need that name it (InferenceObjective).
+
+    Negative `priority`: they can be shed. `ttft_ms`: a later first token is useless; None: no bound.
+    """
+
+    name: str = ""
+    priority: int = 0
+    ttft_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Interchangeable endpoints that serve one model at one or more sites: one EDS cluster (design D5)."""
 
@@ -136,6 +153,8 @@ class Pool:
     groups: tuple[SiteGroup, ...] = ()
     health_path: str = "/health"
     model: str = ""  # what the endpoints serve, "" when it is not said
+    objectives: tuple[Objective, ...] = ()
+    shed_after_ms: float | None = None  # expected TTFT past which what can be shed is; None: as the picker likes
 
     @property
     def cluster_name(self) -> str:

@@ -9,7 +9,8 @@ The way of a request: `server` → `exchange` (protocol) → `request` (body) �
 `cost` → `pick`; its outcome comes back through `feedback` into `inflight`.
 """
 
-from pointsman.extproc.admission import Admission, Objective
+from pointsman.core.model import Objective
+from pointsman.extproc.admission import Admission
 from pointsman.extproc.decision import Decision, PickRequest
 from pointsman.extproc.exchange import Exchange
 from pointsman.extproc.feedback import Feedback

@@ -63,6 +63,10 @@ class Adapters:
             kept.pop(row, None)
         self._refresh()
 
+    def names(self, row: int) -> frozenset[str]:
+        """The adapters that an endpoint listed."""
+        return self._listed.get(row, frozenset())
+
     def load_ms(self, rows: Rows, model: str, now_s: float) -> Floats | None:
         """What loading `model` costs at each of the rows; None when it is no adapter."""
         if model not in self._known:

@@ -6,7 +6,7 @@ prefix), so that a burst of requests does not see an idle endpoint each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,31 +17,24 @@ from pointsman.core.clock import Clock
 from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.model import Plan
 from pointsman.extproc import decision as reasons
-from pointsman.extproc.adapters import Adapters
-from pointsman.extproc.admission import Admission
+from pointsman.extproc.admission import Admission, admissions
 from pointsman.extproc.calibrate import Calibration
 from pointsman.extproc.cost import CostModel, Terms, own_prefill_ms, score, uncached_tokens
 from pointsman.extproc.decision import Decision, PickRequest
+from pointsman.extproc.engines import Engines
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.filters import Codes, Filtered, filter_rows
 from pointsman.extproc.gossip import EndpointLoad, Loads, Outbox
 from pointsman.extproc.inflight import EXPIRY_S, Account, InFlight
+from pointsman.extproc.kv_events.mirror import Correction
+from pointsman.extproc.penalties import penalise
 from pointsman.extproc.pick import Order, PickPolicy, by_cost, by_outstanding, by_turn, rendezvous, top
 from pointsman.extproc.prefix import BLOCK_TOKENS, BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
 from pointsman.extproc.recent import RECENT_DECISIONS, RecentDecisions
 from pointsman.extproc.sharing import own_loads, set_remote_loads
-from pointsman.extproc.signals import Load, faded_penalty_ms, fuse
+from pointsman.extproc.signals import Load, fuse
 from pointsman.extproc.table import Chosen, EndpointTable, Floats, PoolRows, Rows
 from pointsman.extproc.tiers import FULL_RETRY_AFTER_S, draw, hold_back, with_reserve
-
-PENALTY_MS = 2_000.0
-"""What one 429, 503 or broken connection costs an endpoint at first: more than any prefill it could save."""
-
-MAX_RETRY_AFTER_S = 30.0
-"""Longest `Retry-After` of an endpoint that is believed; past it the endpoint is tried again like after any failure."""
-
-MAX_PENALTY_MS = 20_000.0
-"""Failures in a row: enough to be the last resort, forgotten within half a minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +53,8 @@ class PickerStats:
 class Picker:
     """See the module. `instance` distinguishes the pick ids of several pickers; `seed` is for the random policy.
 
-    `calibrate`: learn the prefill rates of each endpoint from its TTFT. `admission`: refuse what no endpoint can serve
-    within its objective; None: let all in. `outbox` takes what other pickers should hear.
+    `calibrate`: learn the prefill rates of each endpoint from its TTFT. `admission`: for pools whose Plan
+    declares none; None: let all in. `outbox` takes what other pickers should hear.
     """
 
     def __init__(
@@ -82,16 +75,16 @@ class Picker:
         self.table = EndpointTable()
         self.index = PrefixIndex()
         self.inflight = InFlight(self.table, expiry_s)
-        self.adapters = Adapters()
+        self._engines = Engines(self.table, self.index, clock)
         self._calibration = Calibration(self.table) if calibrate else None
         self._admission = admission
+        self._admissions: dict[str, Admission] = {}
         self._outbox = outbox
         self._cost = cost or CostModel()
         self._clock = clock
         self._instance = instance
         self._random = np.random.default_rng(seed)
         self._turns: dict[str, int] = {}
-        self._metrics: dict[int, EngineMetrics] = {}
         self._recent = RecentDecisions(recent)
         self._picks = 0
         self._refused = 0
@@ -101,10 +94,9 @@ class Picker:
     def apply(self, plan: Plan) -> None:
         """Follow a new Plan; accounts, prefixes and measurements of endpoints that stay are kept."""
         changes = self.table.sync(plan, self._clock.monotonic_s())
+        self._admissions = admissions(plan)
         for row in changes.freed:
-            self.index.forget(row)
-            self.adapters.forget(row)
-            self._metrics.pop(row, None)
+            self._engines.forget(row)
             if self._calibration is not None:
                 self._calibration.forget(row)
 
@@ -138,6 +130,7 @@ class Picker:
         scores: Floats | None = None
         load: Load | None = None
         if self.policy is PickPolicy.JOINT:
+            self._engines.token_prompts = self._engines.token_prompts or body.token_ids
             hashes = block_hashes(body.prompt, chain_seed(body.model, body.cache_salt))
             matched = self.index.match(hashes, rows)
             cached = self._cached_tokens(at, matched, tokens)
@@ -149,10 +142,11 @@ class Picker:
                 load=load,
                 prompt_tokens=tokens,
                 cached_tokens=cached,
-                lora_ms=self.adapters.load_ms(rows, body.model, now_s),
+                lora_ms=self._engines.adapters.load_ms(rows, body.model, now_s),
             )
-            if self._admission is not None:
-                wait_s = self._retry_after_s(self._admission, request, load, terms)
+            admission = self._admissions.get(pool.name, self._admission)
+            if admission is not None:
+                wait_s = self._retry_after_s(admission, request, load, terms)
                 if wait_s:
                     return self._refusal(request, (429, reasons.OVER_OBJECTIVE), pool, codes, retry_after_s=wait_s)
             scores = terms.total()
@@ -186,7 +180,7 @@ class Picker:
         self.index.insert(account.row, hashes, known=int(matched[best[0]]))
         if self._outbox is not None and matched[best[0]] < len(hashes):  # what was there is known to the peers, too
             self._outbox.placed(table.key(account.row), hashes)
-        self.adapters.sent(account.row, body.model, now_s)
+        self._engines.adapters.sent(account.row, body.model, now_s)
         return Decision(
             pool=pool.name,
             endpoints=tuple(map(table.key, listed)),
@@ -248,7 +242,7 @@ class Picker:
                 self._outbox.outcome(entry)
         elif served is not None and served != account.row:
             # Envoy passed over our first choice, or gave up on it: it knows something that we do not.
-            self._penalise(account.row, now_s)
+            penalise(self.table, account.row, now_s)
             account.ahead_ms = None
             self.inflight.move(entry.pick_id, served)
             if account.hashes:
@@ -260,43 +254,25 @@ class Picker:
         if entry.ended:
             row = served if served is not None else account.row if account is not None else None
             if row is not None and (entry.overloaded or entry.broken):
-                self._penalise(row, now_s, entry.retry_after_s if entry.overloaded else 0.0)
+                penalise(self.table, row, now_s, entry.retry_after_s if entry.overloaded else 0.0)
             self.inflight.close(entry.pick_id)
         return account
 
     def signals(self, key: str, metrics: EngineMetrics | None = None, *, rtt_ms: float | None = None) -> bool:
-        """Take over a scrape of an endpoint; True when it shows that the engine restarted (its prefixes are gone)."""
-        row = self.table.row(key)
-        if row is None:
-            return False
-        table = self.table
-        if rtt_ms is not None:
-            table.rtt_ms[row] = rtt_ms
-        if metrics is None:
-            return False
-        restarted = has_restarted(self._metrics.get(row), metrics)
-        if restarted:
-            self.index.forget(row)
-            self.adapters.unloaded(row)
-        self.adapters.running(row, metrics.running_loras)
-        self._metrics[row] = metrics
-        table.seen_at_s[row] = self._clock.monotonic_s()
-        table.seen_waiting[row] = _or_nan(metrics.waiting)
-        table.seen_running[row] = _or_nan(metrics.running)
-        table.seen_kv_usage[row] = _or_nan(metrics.kv_usage)
-        table.block_tokens[row] = _or_nan(metrics.block_tokens)
-        if metrics.capacity_tokens and metrics.capacity_tokens != table.capacity_tokens[row]:
-            table.capacity_tokens[row] = metrics.capacity_tokens
-        if metrics.capacity_tokens:
-            self.index.set_capacity(row, metrics.capacity_tokens + (metrics.host_tokens or 0))
-        return restarted
+        """See `Engines.signals`."""
+        return self._engines.signals(key, metrics, rtt_ms=rtt_ms)
 
     def models(self, key: str, names: frozenset[str] | None, adapters: frozenset[str] = frozenset()) -> None:
-        """The models that an endpoint says it serves, None: not known (it may serve any); those that are adapters."""
-        row = self.table.row(key)
-        if row is not None:
-            self.table.set_models(row, names)
-            self.adapters.listed(row, adapters)
+        """See `Engines.models`."""
+        self._engines.models(key, names, adapters)
+
+    def base_models(self, key: str) -> tuple[str, ...]:
+        """See `Engines.base_models`."""
+        return self._engines.base_models(key)
+
+    def kv_events(self, key: str, corrections: Iterable[Correction]) -> None:
+        """See `Engines.kv_events`."""
+        self._engines.kv_events(key, corrections)
 
     def own_loads(self) -> dict[str, EndpointLoad]:
         """What this picker has in flight, for its peers."""
@@ -368,27 +344,6 @@ class Picker:
         self._recent.add(made, len(self.table))
         return made
 
-    def _penalise(self, row: int, now_s: float, retry_after_s: float = 0.0) -> None:
-        """A failure; with `Retry-After` its penalty begins to fade when that is over."""
-        table = self.table
-        faded = float(faded_penalty_ms(table, np.array([row]), now_s)[0])
-        table.penalty_ms[row] = min(MAX_PENALTY_MS, faded + PENALTY_MS)
-        table.penalty_at_s[row] = max(table.penalty_at_s[row], now_s + min(retry_after_s, MAX_RETRY_AFTER_S))
-
-
-def has_restarted(before: EngineMetrics | None, after: EngineMetrics) -> bool:
-    """True when the engine is another process than before: a later start, or a counter that went back."""
-    if before is None:
-        return False
-    if before.start_time_s is not None and after.start_time_s is not None:
-        return after.start_time_s > before.start_time_s
-    pairs = (
-        (before.prompt_tokens_total, after.prompt_tokens_total),
-        (before.generation_tokens_total, after.generation_tokens_total),
-        (before.prefix_queries_total, after.prefix_queries_total),
-    )
-    return any(old is not None and new is not None and new < old for old, new in pairs)
-
 
 def _why_none(codes: Codes) -> tuple[int, str]:
     """HTTP status and reason when every endpoint is filtered."""
@@ -408,7 +363,3 @@ def _request_hash(request: PickRequest, hashes: list[int]) -> int:
     if hashes:
         return hashes[-1]
     return xxhash.xxh3_64_intdigest(request.body.prompt or request.request_id.encode())
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else float(value)

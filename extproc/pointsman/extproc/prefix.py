@@ -9,7 +9,7 @@ holds more than its engine can.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,7 @@ class PrefixIndex:
         self._rows_of: dict[int, int] = {}  # hash → set of rows as bits
         self._blocks: dict[int, OrderedDict[int, None]] = {}  # row → its hashes, least recently used first
         self._limit: dict[int, int] = {}  # row → blocks its engine holds
+        self._owed: dict[int, float] = {}  # row → part of a block that `age` has yet to drop
         self._total = 0
 
     @property
@@ -131,21 +132,55 @@ class PrefixIndex:
             for other, blocks in self._blocks.items():
                 self._trim(other, blocks)
 
-    def forget(self, row: int) -> None:
-        """Drop all of a row: its engine restarted, or the row is free."""
+    def remove(self, row: int, hashes: Iterable[int]) -> int:
+        """Drop these blocks of a row, those that it holds; returns how many."""
+        held = self._blocks.get(row)
+        if held is None:
+            return 0
+        before = len(held)
+        for block in hashes:
+            if block in held:
+                del held[block]
+                self._unset(block, 1 << row)
+        self._total -= before - len(held)
+        return before - len(held)
+
+    def age(self, row: int, share: float) -> None:
+        """Drop this share (0..1) of a row's blocks, the least recently used first.
+
+        Parts of a block are kept until they are a whole one.
+        """
+        held = self._blocks.get(row)
+        if not held:
+            return
+        due = self._owed.get(row, 0.0) + share * len(held)
+        count = min(int(due), len(held))
+        self._owed[row] = due - count
+        self._drop_oldest(row, held, count)
+
+    def clear(self, row: int) -> None:
+        """Drop all blocks of a row whose engine goes on."""
         held = self._blocks.pop(row, None)
-        self._limit.pop(row, None)
+        self._owed.pop(row, None)
         if held is not None:
             self._total -= len(held)
             for block in held:
                 self._unset(block, 1 << row)
+
+    def forget(self, row: int) -> None:
+        """Drop all of a row: its engine restarted, or the row is free."""
+        self._limit.pop(row, None)
+        self.clear(row)
 
     def _limit_of(self, row: int) -> int:
         share = max(1, self._max_blocks // max(1, len(self._blocks)))
         return min(self._limit.get(row, DEFAULT_ROW_BLOCKS), share)
 
     def _trim(self, row: int, held: OrderedDict[int, None]) -> None:
-        for _ in range(len(held) - self._limit_of(row)):
+        self._drop_oldest(row, held, len(held) - self._limit_of(row))
+
+    def _drop_oldest(self, row: int, held: OrderedDict[int, None], count: int) -> None:
+        for _ in range(count):
             block, _none = held.popitem(last=False)
             self._unset(block, 1 << row)
             self._total -= 1

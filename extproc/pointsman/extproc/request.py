@@ -115,7 +115,7 @@ class _Lean(_Fields):
 class Body:
     """What a request body asks for. `prompt` is the rendering, empty when nothing could be rendered; `prompt_bytes` is
     its length, or that of the body where the rendering is cut or missing. `max_tokens` is 0 when it is not said.
-    `problem` is empty when the body was read."""
+    `token_ids`: the prompt is nothing but token ids. `problem` is empty when the body was read."""
 
     model: str = ""
     prompt: bytes = b""
@@ -124,6 +124,7 @@ class Body:
     max_tokens: int = 0
     cache_salt: str = ""
     priority: int = 0
+    token_ids: bool = False
     problem: str = ""
 
 
@@ -205,15 +206,17 @@ def _read_ids(body: bytes) -> Body | None:
     if rendered is None:
         return None
     prompt, count = rendered
-    return _typed(found, prompt, count * ID_BYTES)
+    return _typed(found, prompt, count * ID_BYTES, token_ids=True)
 
 
 def _rendered(found: _Body, least_bytes: int) -> Body:
     prompt = _prompt(found)
-    return _typed(found, prompt, max(len(prompt), least_bytes))
+    items = None if found.messages is not None else found.prompt if found.prompt is not None else found.input
+    token_ids = isinstance(items, list) and bool(items) and isinstance(items[0], int)
+    return _typed(found, prompt, max(len(prompt), least_bytes), token_ids=token_ids)
 
 
-def _typed(found: _Fields, prompt: bytes, prompt_bytes: int) -> Body:
+def _typed(found: _Fields, prompt: bytes, prompt_bytes: int, *, token_ids: bool) -> Body:
     return Body(
         model=found.model or "",
         prompt=prompt,
@@ -222,6 +225,7 @@ def _typed(found: _Fields, prompt: bytes, prompt_bytes: int) -> Body:
         max_tokens=max(0, found.max_completion_tokens or found.max_tokens or found.max_output_tokens or 0),
         cache_salt=found.cache_salt or "",
         priority=found.priority or 0,
+        token_ids=token_ids,
     )
 
 

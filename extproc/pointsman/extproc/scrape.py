@@ -15,11 +15,13 @@ from typing import Protocol
 import aiohttp
 import msgspec
 import structlog
+from prometheus_client import CollectorRegistry
 
 from pointsman.core.engine_metrics import MAX_PAGE_BYTES, EngineMetrics, parse
 from pointsman.core.errors import UpstreamError
 from pointsman.core.model import AppProtocol, Plan
 from pointsman.core.snapshot import PlanHolder
+from pointsman.extproc.endpoint_tasks import EndpointTasks
 
 log = structlog.get_logger()
 
@@ -75,47 +77,29 @@ class Signals(Protocol):
 class Scraper:
     """Scrapes the endpoints of the holder's Plan until `run` is cancelled."""
 
-    def __init__(self, picker: Signals, holder: PlanHolder, options: ScrapeOptions | None = None) -> None:
+    def __init__(
+        self,
+        picker: Signals,
+        holder: PlanHolder,
+        options: ScrapeOptions | None = None,
+        *,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
         self._picker = picker
         self._holder = holder
         self._options = options or ScrapeOptions()
         self._random = random.Random()  # noqa: S311 - jitter, no secret
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._changed = asyncio.Event()
+        self._registry = registry
 
     async def run(self) -> None:
         """Follow the Plan and scrape. Ends only by cancellation; no endpoint's fault ends it."""
-        unsubscribe = self._holder.subscribe(self._on_plan)
         timeout = aiohttp.ClientTimeout(total=self._options.timeout_s)
         connector = aiohttp.TCPConnector(limit=0, limit_per_host=2)
-        try:
-            async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as session:
-                try:
-                    while True:
-                        await self._changed.wait()
-                        self._changed.clear()
-                        await self._follow(session)
-                finally:
-                    await self._stop(list(self._tasks))
-        finally:
-            unsubscribe()
-
-    def _on_plan(self, _plan: Plan) -> None:
-        self._changed.set()
-
-    async def _follow(self, session: aiohttp.ClientSession) -> None:
-        plan = self._holder.plan or Plan()
-        pools = (*plan.pools, *(pool for gateway in plan.gateways for pool in gateway.pools))
-        wanted = {e.key for pool in pools if pool.app_protocol is AppProtocol.HTTP for e in pool.endpoints()}
-        await self._stop([key for key in self._tasks if key not in wanted])
-        for key in sorted(wanted - self._tasks.keys()):
-            self._tasks[key] = asyncio.create_task(self._endpoint(session, key), name=f"scrape {key}")
-
-    async def _stop(self, keys: list[str]) -> None:
-        tasks = [self._tasks.pop(key) for key in keys]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as session:
+            tasks = EndpointTasks(
+                "scraper", self._holder, _wanted, lambda key, _: self._endpoint(session, key), registry=self._registry
+            )
+            await tasks.run()
 
     async def _endpoint(self, session: aiohttp.ClientSession, key: str) -> None:
         options, rtt, failures = self._options, RttEstimate(), 0
@@ -155,6 +139,11 @@ class Scraper:
                 return model_names(await _bounded(response, self._options.max_models_bytes))
         except (aiohttp.ClientError, UpstreamError, TimeoutError, OSError):
             return None, frozenset()
+
+
+def _wanted(plan: Plan) -> dict[str, None]:
+    pools = (*plan.pools, *(pool for gateway in plan.gateways for pool in gateway.pools))
+    return {e.key: None for pool in pools if pool.app_protocol is AppProtocol.HTTP for e in pool.endpoints()}
 
 
 class _Model(msgspec.Struct):

@@ -77,7 +77,7 @@ def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay
     for one in manifests.endpoint_slices:
         slices.setdefault(pool_key(one), []).append(one)
     return tuple(
-        compile_pool(pool, slices.get(pool.key, []), sites, order, overlay=overlay)
+        compile_pool(pool, slices.get(pool.key, []), sites, order, overlay=overlay, objectives=manifests.objectives)
         for pool in manifests.pools
         if pool.key in names
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from pointsman.core.config import meta
+from pointsman.core.config import meta, pool_annotations
 from pointsman.core.config.check_pools import SERVICE_LABEL, slice_ports
+from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.pool_kinds import EndpointConditions, EndpointSlice, InferencePool, SliceEndpoint
 from pointsman.core.config.pool_kinds import Site as SiteManifest
 from pointsman.core.config.syntax import canonical_ip
@@ -17,6 +18,7 @@ from pointsman.core.model import (
     FailureMode,
     Health,
     Locality,
+    Objective,
     Pool,
     Site,
     SiteGroup,
@@ -24,6 +26,7 @@ from pointsman.core.model import (
 from pointsman.core.overlay import EMPTY, Overlay, SiteOverlay
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
+MAX_PORT = 65535
 _PLUMBING = frozenset({meta.POOL, meta.SITE, SERVICE_LABEL, "endpointslice.kubernetes.io/managed-by"})
 """Labels of a slice that say nothing about its endpoints."""
 _NOTHING = SiteOverlay()
@@ -69,6 +72,7 @@ def compile_pool(
     *,
     overlay: Overlay = EMPTY,
     tiers: Mapping[str, int] | None = None,
+    objectives: Iterable[InferenceObjective] = (),
 ) -> Pool:
     """A pool with the endpoints of its `slices` grouped by site; `order` gives the sites' ranks, `tiers` their tiers.
 
@@ -99,6 +103,8 @@ def compile_pool(
         ),
         health_path=manifest.metadata.annotations.get(meta.HEALTH_PATH, "/health"),
         model=manifest.metadata.annotations.get(meta.MODEL, ""),
+        objectives=tuple(_objective(one) for one in objectives if one.pool == manifest.key),
+        shed_after_ms=pool_annotations.milliseconds(pool_annotations.SHED_AFTER, manifest.metadata.annotations),
     )
 
 
@@ -122,7 +128,7 @@ def _endpoints(
     ports = slice_ports(manifest, pool)
     for index, one in enumerate(manifest.endpoints):
         name = one.target_ref.name or one.hostname or f"{manifest.name}-{index}"
-        for port in ports:
+        for rank, port in enumerate(ports):
             endpoint = Endpoint(
                 name=name if len(ports) == 1 else f"{name}-{port}",
                 address=canonical_ip(one.addresses[0]) or one.addresses[0],
@@ -130,10 +136,25 @@ def _endpoints(
                 site=manifest.site,
                 health=_health(one.conditions, drains=site_drains),
                 labels=_labels(manifest, one),
+                kv_events_port=_kv_port(pool_annotations.KV_EVENTS_PORT, manifest, pool, rank),
+                kv_replay_port=_kv_port(pool_annotations.KV_REPLAY_PORT, manifest, pool, rank),
             )
             if endpoint.health is Health.UNKNOWN and endpoint.key in drained:
                 endpoint = replace(endpoint, health=Health.DRAINING)
             yield endpoint
+
+
+def _kv_port(name: str, manifest: EndpointSlice, pool: InferencePool, rank: int) -> int:
+    first = pool_annotations.port(name, manifest.metadata.annotations, pool.metadata.annotations)
+    return first + rank if 0 < first <= MAX_PORT - rank else 0
+
+
+def _objective(manifest: InferenceObjective) -> Objective:
+    return Objective(
+        name=manifest.name,
+        priority=manifest.spec.priority,
+        ttft_ms=pool_annotations.milliseconds(pool_annotations.TTFT, manifest.metadata.annotations),
+    )
 
 
 def _health(conditions: EndpointConditions, *, drains: bool) -> Health:

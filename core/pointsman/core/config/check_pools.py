@@ -45,6 +45,11 @@ def check_pools(index: Index) -> Iterator[Problem]:
     for item in index.slices.values():
         yield from _slice_labels(index, item)
         yield from _endpoints_once(index, item, taken)
+    for objective in index.objectives.values():
+        key = objective.object.pool
+        if key not in index.pools and not index.is_broken("InferencePool", key):
+            mend = suggest_key(key, index.pools, "InferencePool")
+            yield objective.problem(("spec", "poolRef", "name"), f"no InferencePool {shown(key)}", mend)
     for site in index.sites.values():
         for other in site.object.spec.rtt_ms:
             if other not in index.sites and not index.is_broken("Site", other):

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from pointsman.core.config.document import Document, Path, shown
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
 from pointsman.core.config.meta import Resource
+from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
@@ -50,6 +51,7 @@ class Index:
     slices: dict[str, Item[EndpointSlice]] = field(default_factory=dict)
     sites: dict[str, Item[Site]] = field(default_factory=dict)
     rollout_policies: dict[str, Item[RolloutPolicy]] = field(default_factory=dict)
+    objectives: dict[str, Item[InferenceObjective]] = field(default_factory=dict)
     broken: set[tuple[str, str]] = field(default_factory=set)
     foreign_gateways: set[str] = field(default_factory=set)
 
@@ -86,6 +88,8 @@ def build_index(items: Iterable[Item[Any]], broken: set[tuple[str, str]], proble
                 _put(index.sites, Item(found, place), problems)
             case RolloutPolicy() as found:
                 _put(index.rollout_policies, Item(found, place), problems)
+            case InferenceObjective() as found:
+                _put(index.objectives, Item(found, place), problems)
             case _:
                 raise TypeError(f"no table for {item.object.kind}")
     return index

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pointsman.core.config.document import Document, shown
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
 from pointsman.core.config.meta import Resource
+from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
@@ -56,7 +57,14 @@ GROUPS: dict[str, Group] = {
     ),
     "gateway.networking.x-k8s.io": Group({}, {}, frozenset({"XListenerSet", "XBackendTrafficPolicy", "XMesh"})),
     "inference.networking.x-k8s.io": Group(
-        {}, {}, frozenset({"InferencePoolImport", "InferenceObjective", "InferenceModelRewrite"})
+        {"InferenceObjective": InferenceObjective},
+        {"InferenceObjective": ("v1alpha2",)},
+        frozenset({"InferencePoolImport", "InferenceModelRewrite"}),
+    ),
+    "llm-d.ai": Group(
+        {"InferenceObjective": InferenceObjective},
+        {"InferenceObjective": ("v1alpha2",)},
+        frozenset({"InferenceModelRewrite"}),
     ),
 }
 CLUSTER_SCOPED = frozenset(

@@ -69,6 +69,7 @@ def _manifests(index: Index, ignored: list[Ignored]) -> Manifests:
         endpoint_slices=tuple(item.object for item in index.slices.values()),
         sites=tuple(item.object for item in index.sites.values()),
         rollout_policies=tuple(item.object for item in index.rollout_policies.values()),
+        objectives=tuple(item.object for item in index.objectives.values()),
         ignored=tuple(sorted(ignored)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
+from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
@@ -38,6 +39,7 @@ class Manifests:
     endpoint_slices: tuple[EndpointSlice, ...] = ()
     sites: tuple[Site, ...] = ()
     rollout_policies: tuple[RolloutPolicy, ...] = ()
+    objectives: tuple[InferenceObjective, ...] = ()
     ignored: tuple[Ignored, ...] = ()
 
     def routes(self) -> tuple[HTTPRoute | GRPCRoute, ...]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from pointsman.core.config import meta, syntax
+from pointsman.core.config import meta, pool_annotations, syntax
 from pointsman.core.config.document import Path, shown
 from pointsman.core.config.meta import Label, LabelValue, Name, Port, Resource
 from pointsman.core.config.schema import Fields, not_yet, rule
@@ -51,10 +51,13 @@ class InferencePoolSpec(Fields, frozen=True, kw_only=True):
 class InferencePool(Resource, frozen=True, kw_only=True):
     """Interchangeable model servers. In a folder the EndpointSlices that name it are its endpoints."""
 
-    own_annotations: ClassVar[frozenset[str]] = frozenset({meta.MODEL, meta.HEALTH_PATH})
+    own_annotations: ClassVar[frozenset[str]] = frozenset(
+        {meta.MODEL, meta.HEALTH_PATH, pool_annotations.SHED_AFTER, *pool_annotations.KV_ANNOTATIONS}
+    )
     spec: InferencePoolSpec
 
     def complaints(self) -> Found:
+        yield from pool_annotations.complaints(self.metadata.annotations)
         path = self.metadata.annotations.get(meta.HEALTH_PATH)
         if path is not None and (complaint := syntax.path(path)):
             yield ("metadata", "annotations", meta.HEALTH_PATH), *complaint
@@ -108,12 +111,14 @@ class SlicePort(Fields, frozen=True, kw_only=True):
 class EndpointSlice(Resource, frozen=True, kw_only=True):
     """Endpoints of one pool at one site. Without `ports` the pool's `targetPorts` hold."""
 
+    own_annotations: ClassVar[frozenset[str]] = pool_annotations.KV_ANNOTATIONS
     own_labels: ClassVar[frozenset[str]] = frozenset({meta.POOL, meta.SITE})
     address_type: Annotated[Literal["IPv4", "IPv6"], not_yet("FQDN")]
     endpoints: Annotated[tuple[SliceEndpoint, ...], Meta(max_length=1000)] = ()
     ports: Annotated[tuple[SlicePort, ...], Meta(max_length=100)] = ()
 
     def complaints(self) -> Found:
+        yield from pool_annotations.complaints(self.metadata.annotations)
         wants_v6 = self.address_type == "IPv6"
         for index, endpoint in enumerate(self.endpoints):
             address = endpoint.addresses[0]
