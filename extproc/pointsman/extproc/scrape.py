@@ -89,6 +89,7 @@ class Scraper:
         self._holder = holder
         self._options = options or ScrapeOptions()
         self._random = random.Random()  # noqa: S311 - jitter, no secret
+        self.absent: dict[str, int] = {}  # endpoint → tries in a row that found nobody there
         self._registry = registry
 
     async def run(self) -> None:
@@ -102,6 +103,12 @@ class Scraper:
             await tasks.run()
 
     async def _endpoint(self, session: aiohttp.ClientSession, key: str) -> None:
+        try:
+            await self._keep_asking(session, key)
+        finally:
+            self.absent.pop(key, None)
+
+    async def _keep_asking(self, session: aiohttp.ClientSession, key: str) -> None:
         options, rtt, failures = self._options, RttEstimate(), 0
         models_at_s = 0.0
         while True:
@@ -111,10 +118,13 @@ class Scraper:
                 metrics, elapsed_ms = await self._metrics(session, key)
             except (aiohttp.ClientError, UpstreamError, TimeoutError, OSError) as error:
                 failures += 1
+                if not isinstance(error, UpstreamError):  # a server that has no such page is there
+                    self.absent[key] = failures
                 if failures == 3:
                     log.warning("endpoint cannot be scraped", endpoint=key, error=str(error) or type(error).__name__)
                 continue
             failures = 0
+            self.absent.pop(key, None)
             if self._picker.signals(key, metrics, rtt_ms=rtt.update(elapsed_ms)):
                 log.info("engine restarted, its prefixes are forgotten", endpoint=key)
                 models_at_s = 0.0
