@@ -91,7 +91,7 @@ class Upstreams(Collector):
         self._pages[where] = self._pages.get(where, 0.0) + 1.0
         sums = self._sums.setdefault(where, [0.0] * len(_COUNTERS))
         for index, (name, _, _) in enumerate(_COUNTERS):
-            sums[index] += _growth(before and getattr(before.metrics, name), getattr(metrics, name))
+            sums[index] += _growth(getattr(before.metrics, name) if before else None, getattr(metrics, name))
 
     def _follow(self) -> None:
         """Take over which endpoints there are; those that left are forgotten, what they counted is kept."""
