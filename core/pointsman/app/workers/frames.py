@@ -12,6 +12,7 @@ from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
 from pointsman.extproc import Feedback
+from pointsman.extproc.kv_events.mirror import Correction
 
 MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 """A Plan of ten thousand endpoints has 2 MB; past this the stream is out of step."""
@@ -52,6 +53,13 @@ class Models(msgspec.Struct, tag="models"):
     key: str
     names: frozenset[str] | None
     adapters: frozenset[str]
+
+
+class KvEvents(msgspec.Struct, tag="kv-events"):
+    """What an engine's events mean for the index: the arguments of `Picker.kv_events`."""
+
+    key: str
+    corrections: list[Correction]
 
 
 class Gossip(msgspec.Struct, tag="gossip"):
@@ -98,7 +106,7 @@ class Samples(msgspec.Struct, tag="samples"):
     families: list[Family]
 
 
-ToWorker = SetPlan | Signal | Models | Gossip | Explain | Drain
+ToWorker = SetPlan | Signal | Models | KvEvents | Gossip | Explain | Drain
 ToParent = Ready | Gossip | Explained | Heard | Samples
 
 _encoder = msgspec.msgpack.Encoder()

@@ -12,7 +12,7 @@ import itertools
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -29,6 +29,7 @@ from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
 from pointsman.extproc import Feedback, Picker, PickPolicy
+from pointsman.extproc.kv_events.mirror import Correction
 from pointsman.extproc.peers import GossipNode, Link
 from pointsman.picker.v1 import gossip_pb2
 
@@ -160,6 +161,16 @@ class PickerWorkers:
         message = self._models[key] = frames.Models(key, names, adapters)
         self._tell(message, droppable=True)
         self._picker.models(key, names, adapters)
+
+    def kv_events(self, key: str, corrections: Iterable[Correction]) -> None:
+        """As `Picker.kv_events`, for all workers. One that does not read misses them; its record ages by itself."""
+        found = list(corrections)
+        self._tell(frames.KvEvents(key, found), droppable=True)
+        self._picker.kv_events(key, found)
+
+    def base_models(self, key: str) -> tuple[str, ...]:
+        """As `Picker.base_models`."""
+        return self._picker.base_models(key)
 
     async def explain(self, identity: str) -> dict[str, Any] | None:
         """A recent decision of any worker as plain data, by pick or request id; None when none remembers it."""
