@@ -47,6 +47,7 @@ from pointsman.core.store import StateFolder
 from pointsman.extproc import Picker, PickPolicy, Scraper, add_health, add_services
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.gossip import GossipState, Outbox
+from pointsman.extproc.kv_events.reader import KvEventReader
 from pointsman.extproc.peers import GossipNode, add_gossip, converse
 from pointsman.extproc.server import ALS_SERVICE, EXT_PROC_SERVICE
 from pointsman.xds import BuildOptions, GatewayTls, XdsServer
@@ -230,7 +231,9 @@ class ControlPlane:
             self._run_beside(stack, "configuration watcher", watcher.run())
             self._run_beside(stack, "state folder watcher", self.operations.follow())
             self._run_beside(stack, "rollouts", self.rollouts.run())
-            self._run_beside(stack, "scraper", Scraper(scraped, self.holder).run())
+            self._run_beside(stack, "scraper", Scraper(scraped, self.holder, registry=self.registry).run())
+            events = KvEventReader(self.workers or self.picker, self.holder, self.registry)
+            self._run_beside(stack, "kv events", events.run())
             await self._join_peers(stack)
             if self.tls is not None:
                 self._run_beside(stack, "certificate watcher", self.tls.run())
