@@ -80,7 +80,7 @@ class Safety(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spill(msgspec.Struct, frozen=True, kw_only=True):
-    """Overflow into the next tier: it begins at fill level `start`, ends below `stop`, and takes `max_share` at most."""
+    """Overflow into the next tier: it begins at fill level `start`, ends below `stop`, takes `max_share` at most."""
 
     start: float = 0.8
     stop: float = 0.6

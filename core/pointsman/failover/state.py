@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
+from pointsman.core.change import Signature
 from pointsman.core.errors import PointsmanError
 from pointsman.failover.model import Finding, Member, Observation, Trigger
 from pointsman.failover.record import Record, Second
@@ -39,29 +40,24 @@ AWAY: Final = frozenset({Phase.FAILED, Phase.HOLD_DOWN})
 """Left by automation or by `failover`: a last resort."""
 HELD: Final = frozenset({Phase.DRAINED, Phase.EVACUATED})
 """Taken out by a person; only a person brings it back."""
+AVAILABLE: Final = frozenset(Phase) - AWAY - HELD
+"""May get requests; stand-bys do as soon as they are needed."""
 SERVING: Final = frozenset({Phase.HEALTHY, Phase.SUSPECT, Phase.RAMPING})
 
 
-class Signature(msgspec.Struct, frozen=True, kw_only=True):
-    """Who wants something, through what, and why."""
-
-    actor: str = "somebody"
-    via: str = ""
-    reason: str = ""
-
-
 class MemberState(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool at a site. Times `_s` are of `State.clock_s` but for `deadline_s`, which is wall time (0: none).
+    """A pool at a site. Times are of `State.clock_s` but for `deadline_s`, `fault_s`, `detected_s`: wall time, 0: none.
 
-    `entered_s`: since when the phase lasts. `well_s`: for how long it has been well since it failed. `step`: of the
-    ramp. `flaps`: when automation left it. `severity`: how bad it was when it was left. `held`: a person sent it away,
-    so that only a person brings it back; `rejected`: a person refused to leave it for what is seen now. `called`: a
-    standby whose readiness is waited for. `operation`: the id of the operation that holds it.
-    `why` and `evidence` are for people.
+    `entered_s`: since when the phase (and the step of a ramp) lasts. `left_s`: when it was left. `well_s`: for how long
+    it has been well since. `step`: of the ramp or the warm-up. `flaps`: when automation took it out of service.
+    `severity`: how bad it was when it was left. `held`: a person sent it away, so that only a person brings it back;
+    `rejected`: a person refused to leave it for what is seen now. `operation`: the id of the operation that holds it.
+    `why` and `evidence` are for people. `fault_s` and `detected_s`: of what is bad now.
     """
 
     phase: Phase
     entered_s: float = 0.0
+    left_s: float = 0.0
     well_s: float = 0.0
     step: int = 0
     flaps: tuple[float, ...] = ()
@@ -79,6 +75,8 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     load: float | None = None
     ready: int | None = None
     triggers: tuple[Trigger, ...] = ()
+    fault_s: float = 0.0
+    detected_s: float = 0.0
 
 
 class EndpointDrain(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +173,9 @@ class SpecChanged:
     spec: FailoverSpec
 
 
+NOBODY: Final = Signature(actor="somebody", via="")
+
+
 class Action(Enum):
     DRAIN = "drain"  # planned: respects freezes, concurrent drains and free capacity
     EVACUATE = "evacuate"  # at once: only the minimum of active sites can stop it
@@ -203,7 +204,7 @@ class Command:
     deadline_s: float = 0.0
     force: bool = False
     operation: str = ""
-    signature: Signature = Signature()
+    signature: Signature = NOBODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +253,7 @@ class Report:
     site: str = ""
     level: Literal["info", "warning"] = "info"
     signature: Signature | None = None
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,3 +282,30 @@ def severity(findings: tuple[Finding, ...]) -> int:
 
 MOSTLY_ERRORS: Final = 0.5
 """Error rate from which a site helps nobody: it does not matter then how full the others are."""
+
+
+def state_to_json(state: State) -> bytes:
+    """The state as a JSON document; `state_from_json` gives an equal one back."""
+    return msgspec.json.encode(state)
+
+
+def state_from_json(content: bytes) -> State:
+    """The state that was saved.
+
+    Raises:
+        FailoverError: it is damaged, or of another version. It is never taken for empty: that would undo fail-overs.
+    """
+    try:
+        version = msgspec.json.decode(content, type=_Versioned).version
+    except msgspec.MsgspecError as error:
+        raise FailoverError(f"the saved failover state is damaged: {error}; mend it, or move it away") from error
+    if version != VERSION:
+        raise FailoverError(f"the saved failover state has version {version}, this Pointsman reads {VERSION}")
+    try:
+        return msgspec.json.decode(content, type=State)
+    except msgspec.MsgspecError as error:
+        raise FailoverError(f"the saved failover state is damaged: {error}; mend it, or move it away") from error
+
+
+class _Versioned(msgspec.Struct):
+    version: int
