@@ -20,7 +20,7 @@ from extproc.fleet import POOL, make_plan
 from pointsman.core import wire
 from pointsman.core.clock import SystemClock
 from pointsman.core.model import Health
-from pointsman.extproc import Picker, add_services
+from pointsman.extproc import Feedback, Picker, add_services
 from support.envoy import running_envoy
 
 TYPE = "type.googleapis.com/envoy.extensions"
@@ -30,7 +30,8 @@ settings.load_profile("patient")
 
 
 class Upstream:
-    """A model server in miniature. It says its name; streams wait between two chunks for `gate`."""
+    """A model server in miniature. It says its name; streams wait for `first` before and for `gate` after the first
+    chunk; `status` is that of its answers."""
 
     def __init__(self) -> None:
         self.key = ""
@@ -38,6 +39,9 @@ class Upstream:
         self.bodies: list[bytes] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.first = asyncio.Event()
+        self.first.set()
+        self.status = 200
         app = web.Application(client_max_size=128 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app)
@@ -51,14 +55,18 @@ class Upstream:
 
     async def stop(self) -> None:
         self.gate.set()
+        self.first.set()
         await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.received += 1
         self.bodies.append(body)
-        response = web.StreamResponse(headers={"x-served-by": self.key, "content-type": "text/event-stream"})
+        response = web.StreamResponse(
+            status=self.status, headers={"x-served-by": self.key, "content-type": "text/event-stream"}
+        )
         await response.prepare(request)
+        await self.first.wait()
         await response.write(b"data: one\n\n")
         await self.gate.wait()
         await response.write(b"data: two\n\n")
@@ -172,6 +180,7 @@ def bootstrap(
                         "custom_tags": [
                             {"tag": wire.TAG_PICK, "value": wire.PICK_FORMAT},
                             {"tag": wire.TAG_TTFT, "value": wire.TTFT_FORMAT},
+                            {"tag": wire.TAG_ATTEMPTED, "value": wire.ATTEMPTED_FORMAT},
                         ],
                     },
                 },
@@ -296,6 +305,7 @@ class Gateway:
     client: aiohttp.ClientSession
     near: list[Upstream] = field(default_factory=list)
     far: list[Upstream] = field(default_factory=list)
+    listeners: list[Callable[[Feedback], None]] = field(default_factory=list)
 
     @property
     def endpoints(self) -> dict[str, list[str]]:
@@ -324,7 +334,14 @@ async def _gateway(*, duplex: bool = False, promise: bool = True) -> AsyncIterat
         server = grpc.aio.server(
             interceptors=(recorder,), options=(("grpc.max_receive_message_length", 64 * 1024 * 1024),)
         )
-        add_services(server, picker, registry, default_pool=POOL)
+        listeners: list[Callable[[Feedback], None]] = []
+        add_services(
+            server,
+            picker,
+            registry,
+            default_pool=POOL,
+            on_feedback=lambda entry: [listener(entry) for listener in listeners] and None,
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         stack.push_async_callback(server.stop, None)
@@ -342,6 +359,7 @@ async def _gateway(*, duplex: bool = False, promise: bool = True) -> AsyncIterat
             client=client,
             near=near,
             far=far,
+            listeners=listeners,
         )
 
 

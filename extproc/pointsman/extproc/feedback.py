@@ -14,7 +14,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from google.protobuf import duration_pb2
 
-from pointsman.core.wire import TAG_ADDED, TAG_ATTEMPTED, TAG_GRPC, TAG_PICK, TAG_TTFT
+from pointsman.core.wire import DESTINATION_KEY, LB_NAMESPACE, TAG_ADDED, TAG_ATTEMPTED, TAG_GRPC, TAG_PICK, TAG_TTFT
 
 OVERLOAD_STATUS = frozenset({429, 503})
 """Answers of an engine that has too much to do."""
@@ -50,9 +50,10 @@ class Feedback:
     a retried request was sent to, in order; the last is `upstream`.
 
     What the picker adds from its account (`InFlight.told`): `expected_ms`, what the pick expected until the first byte,
-    only on the entry that tells of it first, or of the end without one, and only where the first choice served;
-    `streaming`, whether the answer comes in pieces, None: not known; `first_choice`, the endpoint that the pick named
-    first where another served. `forwarded`: another picker heard the entry and told of its outcome already.
+    only on the entry that tells of it first, or of the end without one, and only where the first choice served an
+    answer that streams; `streaming`, whether it comes in pieces, None: not known; `first_choice`, the endpoint that the
+    pick named first where another served. `forwarded`: another picker heard the entry and told of its outcome already; what
+    the account adds to it is all the news, and whoever counts outcomes leaves it out.
     """
 
     pick_id: str
@@ -114,7 +115,7 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
         route=common.route_name,
         grpc_status=_grpc_status(tags.get(TAG_GRPC, "")),
         added_ms=_microseconds(tags.get(TAG_ADDED, "")),
-        attempted=_endpoints(tags.get(TAG_ATTEMPTED, "")) if attempts > 1 else (),
+        attempted=_attempted(common, attempts) if attempts > 1 else (),
     )
 
 
@@ -131,8 +132,19 @@ def _microseconds(text: str) -> float | None:
     return int(text) / 1000.0 if text.isascii() and text.isdecimal() and len(text) <= 15 else None
 
 
+def _attempted(common: accesslog_pb2.AccessLogCommon, attempts: int) -> tuple[str, ...]:
+    """Where a request was sent to, in order. Envoy's list lacks the endpoints that it could not connect to; they are
+    those of the pick that it did not reach."""
+    reached = _endpoints(common.custom_tags.get(TAG_ATTEMPTED, ""))
+    missing = attempts - len(reached)
+    balancer = common.metadata.filter_metadata
+    if missing <= 0 or LB_NAMESPACE not in balancer or DESTINATION_KEY not in balancer[LB_NAMESPACE].fields:
+        return reached
+    picked = _endpoints(balancer[LB_NAMESPACE].fields[DESTINATION_KEY].string_value)
+    return (*[endpoint for endpoint in picked if endpoint not in reached][:missing], *reached)
+
+
 def _endpoints(text: str) -> tuple[str, ...]:
-    """A list of `ip:port`; a retry that was given up before it had a host has none in it."""
     return tuple(part for part in text.split(",") if part not in _ABSENT) if len(text) <= MAX_ATTEMPTED_BYTES else ()
 
 

@@ -158,13 +158,14 @@ class InFlight:
             return entry if not forwarded else replace(entry, cluster=account.pool, forwarded=True)
         moved = account.moved_from is not None
         news = not account.told
+        judged = news and not moved and entry.attempts <= 1 and account.streaming is True
         account.told = True
         if not (news or moved or forwarded):
             return entry
         return replace(
             entry,
             cluster=entry.cluster or account.pool,
-            expected_ms=account.expected_ms if news and not moved and entry.attempts <= 1 else None,
+            expected_ms=account.expected_ms if judged else None,
             streaming=account.streaming,
             first_choice=self._table.key(account.moved_from) if account.moved_from is not None else "",
             forwarded=forwarded,
