@@ -148,7 +148,9 @@ class ControlPlane:
         outbox = Outbox()
         instance = secrets.token_hex(4)  # a pick of an earlier life or of a peer must not be taken for one of ours
         self.picker = Picker(self._clock, policy=options.policy, instance=instance, outbox=outbox)
-        self.gossip = GossipNode(self.picker, GossipState(instance, time.time_ns()), outbox, self._clock)
+        self.gossip = GossipNode(
+            self.picker, GossipState(instance, time.time_ns()), outbox, self._clock, on_outcome=self._on_feedback
+        )
         self.workers: PickerWorkers | None = None
         self.health = GrpcHealth()
         self.tls: Certificates | None = None
@@ -359,6 +361,8 @@ class ControlPlane:
         self.rollouts.configure(self._manifests, plan)
 
     def _on_feedback(self, entry: Feedback) -> None:
+        if entry.forwarded:  # its outcome was told where it was heard
+            return
         self._exposure.feedback(entry)
         self._traffic.feedback(entry)
         self.rollouts.feedback(entry)

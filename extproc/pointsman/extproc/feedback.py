@@ -52,8 +52,8 @@ class Feedback:
     What the picker adds from its account (`InFlight.told`): `expected_ms`, what the pick expected until the first byte,
     only on the entry that tells of it first, or of the end without one, and only where the first choice served an
     answer that streams; `streaming`, whether it comes in pieces, None: not known; `first_choice`, the endpoint that the
-    pick named first where another served. `forwarded`: another picker heard the entry and told of its outcome already; what
-    the account adds to it is all the news, and whoever counts outcomes leaves it out.
+    pick named first where another served. `forwarded`: another picker heard the entry and told of its outcome already;
+    what the account adds to it is all the news, and whoever counts outcomes leaves it out.
     """
 
     pick_id: str

@@ -12,6 +12,7 @@ from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
 from pointsman.extproc import Feedback
+from pointsman.extproc.inflight import Silent
 from pointsman.extproc.kv_events.mirror import Correction
 
 MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
@@ -100,6 +101,13 @@ class Heard(msgspec.Struct, tag="heard"):
     entries: list[Feedback]
 
 
+class StillSilent(msgspec.Struct, tag="silent"):
+    """Requests of the worker's picks that wait for their first byte (`InFlight.silent`): all that there are now. Its
+    monotonic clock is the parent's: they share a machine."""
+
+    requests: list[Silent]
+
+
 class Samples(msgspec.Struct, tag="samples"):
     """The worker's metrics, once a second; also its sign of life."""
 
@@ -107,7 +115,7 @@ class Samples(msgspec.Struct, tag="samples"):
 
 
 ToWorker = SetPlan | Signal | Models | KvEvents | Gossip | Explain | Drain
-ToParent = Ready | Gossip | Explained | Heard | Samples
+ToParent = Ready | Gossip | Explained | Heard | StillSilent | Samples
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -31,6 +31,7 @@ from pointsman.core.grpc_health import GrpcHealth
 from pointsman.core.snapshot import PlanHolder
 from pointsman.extproc import Feedback, Picker, PickPolicy, add_health, add_services
 from pointsman.extproc.gossip import GossipState, Outbox
+from pointsman.extproc.inflight import Silent
 from pointsman.extproc.peers import GossipNode, Link
 from pointsman.picker.v1 import gossip_pb2
 
@@ -38,6 +39,9 @@ SAMPLES_S: Final = 1.0
 
 FEEDBACK_S: Final = 0.05
 """How long access log entries are collected for the parent; as long as Envoy collects them."""
+
+SILENT_S: Final = 0.1
+"""How often the parent hears of requests that wait for a first byte: as often as it judges sites."""
 
 log = structlog.get_logger()
 
@@ -61,15 +65,21 @@ class Worker:
             calibrate=options.calibrate,
             outbox=outbox,
         )
-        self._node = GossipNode(self._picker, GossipState(options.name, time.time_ns()), outbox, self._clock)
+        self._heard: list[Feedback] = []
+        self._node = GossipNode(
+            self._picker,
+            GossipState(options.name, time.time_ns()),
+            outbox,
+            self._clock,
+            on_outcome=self._heard.append,
+        )
         self._link = self._node.join()
         self._server: grpc.aio.Server | None = None
         self._health: GrpcHealth | None = None
-        self._heard: list[Feedback] = []
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Follow the parent until it ends or says so."""
-        shells = (self._node.run(), self._gossip(self._link), self._samples(), self._feedback())
+        shells = (self._node.run(), self._gossip(self._link), self._samples(), self._feedback(), self._silent())
         beside = [asyncio.create_task(shell) for shell in shells]
         try:
             while (message := await frames.read_by_worker(reader)) is not None:
@@ -134,6 +144,15 @@ class Worker:
             if self._heard:
                 self._say(frames.Heard(self._heard[:]))
                 self._heard.clear()
+
+    async def _silent(self) -> None:
+        told: list[Silent] = []
+        while True:
+            await asyncio.sleep(SILENT_S)
+            silent = self._picker.inflight.silent(self._clock.monotonic_s())
+            if silent or told:
+                self._say(frames.StillSilent(silent))
+                told = silent
 
     async def _samples(self) -> None:
         while True:

@@ -29,6 +29,7 @@ from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
 from pointsman.extproc import Feedback, Picker, PickPolicy
+from pointsman.extproc.inflight import Silent
 from pointsman.extproc.kv_events.mirror import Correction
 from pointsman.extproc.peers import GossipNode, Link
 from pointsman.picker.v1 import gossip_pb2
@@ -59,6 +60,7 @@ class _Running:
     link: Link
     silent_from_s: float  # when silence begins to count
     ready: bool = False
+    silent: list[Silent] = field(default_factory=list)
     questions: dict[int, asyncio.Future[dict[str, Any] | None]] = field(default_factory=dict)
 
     def send(self, message: frames.ToWorker, *, droppable: bool = False) -> None:
@@ -189,6 +191,10 @@ class PickerWorkers:
             log.warning("a picker worker does not answer", identity=identity)
         return None
 
+    def silent(self) -> list[Silent]:
+        """The requests of all workers that wait for their first byte, as `InFlight.silent`."""
+        return [request for running in self._running.values() for request in running.silent]
+
     def drain(self) -> None:
         """Let all workers say NOT_SERVING, before they are stopped."""
         self._tell(frames.Drain())
@@ -269,6 +275,8 @@ class PickerWorkers:
                 if self._on_feedback is not None:
                     for entry in entries:
                         self._on_feedback(entry)
+            case frames.StillSilent(requests=requests):
+                running.silent = requests
             case frames.Samples(families=families):
                 self._metrics.took(f"{self._family}/{slot}", families)
 
