@@ -343,7 +343,7 @@ def rule_files(runbooks: str = RUNBOOKS) -> dict[str, Json]:
 
 
 def _group(name: str, rules: Iterable[Json]) -> Json:
-    return {"groups": [{"name": name, "interval": "5s", "rules": list(rules)}]}
+    return {"groups": [{"name": name, "rules": list(rules)}]}
 
 
 def _alert_json(alert: Alert, runbooks: str) -> Json:

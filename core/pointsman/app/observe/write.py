@@ -24,7 +24,7 @@ def files(runbooks: str = RUNBOOKS) -> dict[str, str]:
         found[f"grafana/dashboards/{name}.json"] = text + "\n"
     for name, content in rule_files(runbooks).items():
         text = yaml.safe_dump(content, sort_keys=False, width=110, allow_unicode=True)
-        found[f"prometheus/{name}"] = _HEADER + text
+        found[f"prometheus/rules/{name}"] = _HEADER + text
     return found
 
 
