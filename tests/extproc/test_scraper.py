@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from extproc.fleet import make_plan
 from pointsman.core.clock import SystemClock
@@ -92,6 +94,29 @@ async def test_signals_models_and_round_trip_arrive() -> None:
         await eventually(lambda: picker.table.model_sets[picker.table.model_set[row]] == frozenset({"m"}))
         engine.page = b"vllm:num_requests_waiting 8\n"
         await eventually(lambda: seen(picker, engine.key) == 8.0)
+
+
+async def test_a_defect_in_what_takes_the_signals_ends_no_endpoint() -> None:
+    class Defective(Picker):
+        """Fails with the first scrape, as an engine's page that nobody foresaw would let it."""
+
+        failed = False
+
+        def signals(self, *args: Any, **named: Any) -> bool:
+            if not self.failed:
+                self.failed = True
+                raise IndexError("no such rank")
+            return super().signals(*args, **named)
+
+    async with serving(Engine()) as engine:
+        picker, holder, registry = Defective(SystemClock()), PlanHolder(), CollectorRegistry()
+        picker.apply(make_plan({"near": [engine.key]}))
+        holder.publish(make_plan({"near": [engine.key]}))
+        task = asyncio.create_task(Scraper(picker, holder, FAST, registry=registry).run())
+        await eventually(lambda: seen(picker, engine.key) == 3.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert registry.get_sample_value("pointsman_scraper_restarts_total") == 1
 
 
 async def test_a_restart_forgets_the_prefixes() -> None:

@@ -57,7 +57,7 @@ AFFINITY_HEADER: Final = "x-user-id"
 ATTRIBUTE_AFFINITY: Final = f"request.headers['{AFFINITY_HEADER}']"
 OBJECTIVE_HEADER: Final = "x-gateway-inference-objective"
 ATTRIBUTE_OBJECTIVE: Final = f"request.headers['{OBJECTIVE_HEADER}']"
-"""The InferenceObjective that a request names (Endpoint Picker Protocol); read where a gateway sends it."""
+"""The InferenceObjective that a request names (Endpoint Picker Protocol)."""
 
 REQUEST_ATTRIBUTES: Final = (
     ATTRIBUTE_CLUSTER,
@@ -65,6 +65,7 @@ REQUEST_ATTRIBUTES: Final = (
     ATTRIBUTE_REQUEST_ID,
     ATTRIBUTE_PATH,
     ATTRIBUTE_AFFINITY,
+    ATTRIBUTE_OBJECTIVE,
 )
 """CEL attributes that Envoy sends with the body; `xds.cluster_name` is the arm that the weighted split chose."""
 
