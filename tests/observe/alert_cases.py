@@ -64,19 +64,19 @@ def _slow(le: str) -> Series:
 
 CASES: dict[str, Case] = {
     "PointsmanSiteFailed": Case(
-        fire={_site("failed"): "0x10 1x20", _site("healthy"): "1x10 0x20"},
-        silent={_site("failed"): "0x40", _site("suspect"): "1x40"},
+        fire={_site("Failed"): "0x10 1x20", _site("Healthy"): "1x10 0x20"},
+        silent={_site("Failed"): "0x40", _site("Suspect"): "1x40"},
         at="5m",
     ),
     "PointsmanFailoverActive": Case(
-        fire={_site("holdDown"): "1x300", _site("healthy"): "0x300"},
+        fire={_site("HoldDown"): "1x300", _site("Healthy"): "0x300"},
         # Well again in between: it begins to count anew.
-        silent={_site("holdDown"): "1x200 0x4 1x100", _site("healthy"): "0x200 1x4 0x100"},
+        silent={_site("HoldDown"): "1x200 0x4 1x100", _site("Standby"): "0x200 1x4 0x100"},
         at="65m",
     ),
     "PointsmanFailoverFlapping": Case(
-        fire={'pointsman_failover_switches_total{policy="p",from="a",to="b",trigger="latency"}': "0+1x8 8x200"},
-        silent={'pointsman_failover_switches_total{policy="p",from="a",to="b",trigger="latency"}': "0x8 2x200"},
+        fire={'pointsman_failover_switches_total{policy="p",site="eu",trigger="latency"}': "0+1x5 5x200"},
+        silent={'pointsman_failover_switches_total{policy="p",site="eu",trigger="latency"}': "0x8 1x200"},
     ),
     "PointsmanRecoverySlow": Case(
         fire={
@@ -92,8 +92,8 @@ CASES: dict[str, Case] = {
         at="10m",
     ),
     "PointsmanFailoverLostRequests": Case(
-        fire={"pointsman_failover_requests_failed_total": "0x20 3x80"},
-        silent={"pointsman_failover_requests_failed_total": "3x80"},
+        fire={'pointsman_failover_requests_failed_total{policy="p"}': "0x20 3x80"},
+        silent={'pointsman_failover_requests_failed_total{policy="p"}': "3x80"},
         at="7m",
     ),
     "PointsmanStandbyNotReady": Case(

@@ -112,7 +112,8 @@ RECORDINGS: Final = (
     ),
 )
 
-_FAILED: Final = 'state=~"(?i)failed"'
+_AWAY: Final = 'state=~"Failed|HoldDown|Ramping|Suspect|Drained|Evacuated"'
+"""Not at work as the manifests mean it; a standby that waits is."""
 _OBSERVED: Final = "policy:pointsman_rollout_observed_weight:ratio5m"
 _WANTED: Final = "max by (policy) (pointsman_rollout_weight_ratio)"
 _SETTLED: Final = "(time() - max by (policy) (pointsman_rollout_changed_timestamp_seconds) > 330)"
@@ -130,23 +131,23 @@ def _appeared(series: str, window: str) -> str:
 ALERTS: Final = (
     Alert(
         name="PointsmanSiteFailed",
-        expr=f"max by (policy, site) (pointsman_failover_site_state{{{_FAILED}}}) == 1",
+        expr='max by (policy, site) (pointsman_failover_site_state{state="Failed"}) == 1',
         hold="10s",
         severity=Severity.PAGE,
         summary="Site {{ $labels.site }} has failed; {{ $labels.policy }} sends its requests elsewhere.",
     ),
     Alert(
         name="PointsmanFailoverActive",
-        expr='max by (policy, site) (pointsman_failover_site_state{state!~"(?i)healthy"}) == 1',
+        expr=f"max by (policy, site) (pointsman_failover_site_state{{{_AWAY}}}) == 1",
         hold="1h",
         severity=Severity.TICKET,
-        summary="Site {{ $labels.site }} has not been healthy for {{ $labels.policy }} for an hour.",
+        summary="Site {{ $labels.site }} has not been at work for {{ $labels.policy }} for an hour.",
     ),
     Alert(
         name="PointsmanFailoverFlapping",
-        expr="sum by (policy) (increase(pointsman_failover_switches_total[1h])) > 4",
+        expr="sum by (policy, site) (increase(pointsman_failover_switches_total[1h])) > 2",
         severity=Severity.TICKET,
-        summary="{{ $labels.policy }} switched {{ $value | humanize }} times within an hour.",
+        summary="{{ $labels.policy }} left {{ $labels.site }} {{ $value | humanize }} times within an hour.",
     ),
     Alert(
         name="PointsmanRecoverySlow",
@@ -159,9 +160,9 @@ ALERTS: Final = (
     ),
     Alert(
         name="PointsmanFailoverLostRequests",
-        expr="increase(pointsman_failover_requests_failed_total[5m]) > 0",
+        expr="sum by (policy) (increase(pointsman_failover_requests_failed_total[5m])) > 0",
         severity=Severity.TICKET,
-        summary="{{ $value | humanize }} requests failed while a failover was under way.",
+        summary="{{ $value | humanize }} requests failed between a fault and the failover of {{ $labels.policy }}.",
     ),
     Alert(
         name="PointsmanStandbyNotReady",

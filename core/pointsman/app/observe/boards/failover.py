@@ -62,11 +62,11 @@ _STATE: Final = Row(
         Panel(
             title="Switches",
             width=12,
-            description="Since the control plane started, by what made them.",
+            description="Times a site was left since the control plane started, by what made it.",
             queries=(
                 Query(
-                    expr=f"sum by (policy, from, to, trigger) (pointsman_failover_switches_total{{{_P}}})",
-                    legend="{{policy}} {{from}} → {{to}}: {{trigger}}",
+                    expr=f"sum by (policy, site, trigger) (pointsman_failover_switches_total{{{_PS}}})",
+                    legend="{{policy}} left {{site}}: {{trigger}}",
                 ),
             ),
         ),
@@ -144,7 +144,9 @@ _RECOVERY: Final = Row(
         Panel(
             title="Requests that failed",
             description="While a failover was under way, since the control plane started.",
-            queries=(Query(expr="sum(pointsman_failover_requests_failed_total)", legend="failed"),),
+            queries=(
+                Query(expr=f"sum by (policy) (pointsman_failover_requests_failed_total{{{_P}}})", legend="{{policy}}"),
+            ),
             steps=(Step(colour="transparent"), Step(colour="red", value=1)),
         ),
         Panel(
@@ -228,8 +230,8 @@ FAILOVER: Final = Dashboard(
     annotations=(
         Annotation(
             name="switches",
-            expr=f"sum by (policy, from, to, trigger) (changes(pointsman_failover_switches_total{{{_P}}}[{W}])) > 0",
-            title="{{policy}}: {{from}} → {{to}} ({{trigger}})",
+            expr=f"sum by (policy, site, trigger) (changes(pointsman_failover_switches_total{{{_P}}}[{W}])) > 0",
+            title="{{policy}} left {{site}} ({{trigger}})",
             colour="red",
         ),
     ),
