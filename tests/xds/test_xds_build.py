@@ -172,7 +172,7 @@ def test_clusters_fail_over_strictly_and_retry_within_a_budget() -> None:
     assert cluster.outlier_detection.max_ejection_percent.value == 100
     assert not cluster.outlier_detection.successful_active_health_check_uneject_host.value
     assert cluster.outlier_detection.HasField("successful_active_health_check_uneject_host")
-    assert cluster.circuit_breakers.thresholds[0].retry_budget.min_retry_concurrency.value == 50
+    assert cluster.circuit_breakers.thresholds[0].retry_budget.min_retry_concurrency.value == 10_000
     assert cluster.health_checks[0].http_health_check.host == "stable.ns"
     grpc = cluster_pb2.Cluster.FromString(build()[CLUSTER]["ns/grpc"].body)
     assert grpc.health_checks[0].HasField("grpc_health_check")
