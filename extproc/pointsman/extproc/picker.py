@@ -7,7 +7,7 @@ prefix), so that a burst of requests does not see an idle endpoint each.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -102,11 +102,21 @@ class Picker:
 
     def pick(self, request: PickRequest) -> Decision:
         """Choose, count the choice as in flight, and remember the decision."""
+        return self._remember(self._decide(request, counts=True))
+
+    def preview(self, request: PickRequest) -> Decision:
+        """What `pick` would decide now, without a pick id: nothing is counted or remembered."""
+        kept = self._refused, dict(self._turns)
+        found = self._decide(request, counts=False)
+        self._refused, self._turns = kept
+        return replace(found, pick_id="")
+
+    def _decide(self, request: PickRequest, *, counts: bool) -> Decision:
         now_s = self._clock.monotonic_s()
         self.expire()
         pool = self.table.pool(request.pool)
         if pool is None:
-            return self._remember(self._refusal(request, (0, reasons.UNKNOWN_POOL)))
+            return self._refusal(request, (0, reasons.UNKNOWN_POOL))
         codes = filter_rows(
             self.table, pool, model=request.body.model, subset=request.subset, residency=request.residency
         )
@@ -115,10 +125,10 @@ class Picker:
             hold_back(codes, pool.tiering, requests, draw(request.affinity or request.request_id or str(self._picks)))
         if codes.all():
             wait_s = FULL_RETRY_AFTER_S if (codes == Filtered.FULL).any() else 0
-            return self._remember(self._refusal(request, _why_none(codes), pool, codes, retry_after_s=wait_s))
-        return self._remember(self._choose(request, now_s, pool, codes))
+            return self._refusal(request, _why_none(codes), pool, codes, retry_after_s=wait_s)
+        return self._choose(request, now_s, pool, codes, counts=counts)
 
-    def _choose(self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes) -> Decision:
+    def _choose(self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes, *, counts: bool) -> Decision:
         rows = pool.rows[codes == 0] if codes.any() else pool.rows
         at = pool.span if len(rows) == len(pool.rows) else rows
         table, body = self.table, request.body
@@ -155,32 +165,17 @@ class Picker:
         else:
             order = self._plain_order(pool.name, rows)
         best = top(order, table.site[at])
-        self._picks += 1
-        pick_id = f"{self._instance}-{self._picks:x}"
         listed = rows[best].tolist()
         if pool.tiering is not None:
             listed = with_reserve(listed, table.site, pool.rows[codes == Filtered.HIGHER_TIER].tolist())
-        chosen = rows[best[:1]]
-        uncached = uncached_tokens(self._cost, tokens, cached[best[:1]]) if tokens else np.zeros(1)
-        account = Account(
-            row=int(chosen[0]),
-            opened_at_s=now_s,
-            heard_at_s=now_s,
-            prefill_ms=float(own_prefill_ms(table, chosen, tokens, uncached)[0]),
-            uncached_tokens=int(uncached[0]),
-            context_tokens=tokens,
-            hashes=tuple(hashes),
-            pool=request.pool,
-            ahead_ms=float(load.backlog_ms[best[0]]) if load is not None and not body.problem else None,
-            rtt_ms=float(load.rtt_ms[best[0]]) if load is not None else 0.0,
-            expected_ms=terms.first_byte_ms(load, int(best[0])) if terms is not None and load is not None else None,
-            streaming=body.stream if body.prompt_bytes and not body.problem else None,
-        )
-        self.inflight.open(pick_id, account)
-        self.index.insert(account.row, hashes, known=int(matched[best[0]]))
-        if self._outbox is not None and matched[best[0]] < len(hashes):  # what was there is known to the peers, too
-            self._outbox.placed(table.key(account.row), hashes)
-        self._engines.adapters.sent(account.row, body.model, now_s)
+        pick_id = ""
+        if counts:
+            account = self._account(request, now_s, rows[best[:1]], cached[best[:1]], hashes)
+            if load is not None and terms is not None:
+                account.ahead_ms = float(load.backlog_ms[best[0]]) if not body.problem else None
+                account.rtt_ms = float(load.rtt_ms[best[0]])
+                account.expected_ms = terms.first_byte_ms(load, int(best[0]))
+            pick_id = self._count(account, body.model, known=int(matched[best[0]]))
         return Decision(
             pool=pool.name,
             endpoints=tuple(map(table.key, listed)),
@@ -199,6 +194,34 @@ class Picker:
             scores=scores,
             order=order,
         )
+
+    def _account(self, request: PickRequest, now_s: float, chosen: Rows, cached: Floats, hashes: list[int]) -> Account:
+        """The account of a pick; `chosen` and `cached` have one element."""
+        body = request.body
+        tokens = -(-body.prompt_bytes // BYTES_PER_TOKEN)
+        uncached = uncached_tokens(self._cost, tokens, cached) if tokens else np.zeros(1)
+        return Account(
+            row=int(chosen[0]),
+            opened_at_s=now_s,
+            heard_at_s=now_s,
+            prefill_ms=float(own_prefill_ms(self.table, chosen, tokens, uncached)[0]),
+            uncached_tokens=int(uncached[0]),
+            context_tokens=tokens,
+            hashes=tuple(hashes),
+            pool=request.pool,
+            streaming=body.stream if body.prompt_bytes and not body.problem else None,
+        )
+
+    def _count(self, account: Account, model: str, *, known: int) -> str:
+        """Count a pick as in flight and its prompt as cached, of which the endpoint had `known` blocks; its id."""
+        self._picks += 1
+        pick_id = f"{self._instance}-{self._picks:x}"
+        self.inflight.open(pick_id, account)
+        self.index.insert(account.row, account.hashes, known=known)
+        if self._outbox is not None and known < len(account.hashes):  # what was there is known to the peers, too
+            self._outbox.placed(self.table.key(account.row), account.hashes)
+        self._engines.adapters.sent(account.row, model, account.opened_at_s)
+        return pick_id
 
     def _cached_tokens(self, rows: Chosen, matched: npt.NDArray[np.int64], tokens: int) -> Floats:
         """Tokens that each engine holds, in its own whole blocks; the last token is always computed."""

@@ -2,7 +2,7 @@
 
 import { get, Refused, setToken } from "./api.js";
 import { badge, byId, element, show } from "./dom.js";
-import { drawPicks } from "./picks.js";
+import { drawPicks, explain } from "./picks.js";
 import { drawShares } from "./shares.js";
 import { drawTimeline } from "./timeline.js";
 import { drawTree } from "./tree.js";
@@ -38,11 +38,11 @@ function draw() {
   if (held) return;
   const { tree, traffic, picks, audit } = seen;
   show(byId("health"), badge(tree.health));
-  show(byId("summary"), `${tree.ready} of ${tree.endpoints} endpoints ready, ${tree.in_flight} requests in flight, version ${tree.version}`);
+  show(byId("summary"), `${tree.ready} of ${tree.endpoints} endpoints ready, in flight: ${tree.in_flight}, version ${tree.version}`);
   show(byId("reasons"), ...tree.reasons.map((text) => element("li", {}, text)));
   drawTree(byId("fleet"), tree, draw);
   drawShares(byId("shares"), byId("rate"), traffic, byId("by").value);
-  drawPicks(byId("picks"), picks, byId("explained"));
+  if (!byId("hold").checked) drawPicks(byId("picks"), picks, byId("explained"));
   if (audit) drawTimeline(byId("timeline"), audit);
 }
 
@@ -67,6 +67,10 @@ byId("login").addEventListener("submit", async (event) => {
   show(byId("refused"), "");
   await update();
   if (!byId("login").hidden) show(byId("refused"), "That is not the token.");
+});
+byId("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (byId("request").value.trim()) explain(byId("explained"), byId("request").value.trim());
 });
 byId("by").addEventListener("change", () => seen.traffic && draw());
 document.addEventListener("pointerdown", () => { held = true; });

@@ -20,10 +20,10 @@ export function drawPicks(place, answer, explained) {
     element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)))), element("tbody", {}, ...rows))));
 }
 
-async function explain(place, id) {
+export async function explain(place, id) {
   const found = await get(`/api/v1/picks/${encodeURIComponent(id)}`);
   if (!found) {
-    show(place, element("p", { class: "error" }, "This decision is not remembered any more."));
+    show(place, element("p", { class: "error" }, "This decision is not remembered: only the last hundreds are."));
     return;
   }
   const facts = [["Request", found.request_id], ["Model", found.model], ["Pool", found.pool], ["Policy", found.policy],
