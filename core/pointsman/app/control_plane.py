@@ -17,11 +17,14 @@ from prometheus_client import CollectorRegistry
 
 from pointsman.app.admin import AdminServer, admin_application
 from pointsman.app.admin_desk import PAGE_PATHS, add_desk_routes
+from pointsman.app.admin_failover import add_failover_routes
 from pointsman.app.admin_rollouts import add_rollout_routes
 from pointsman.app.admin_token import read_token
 from pointsman.app.admin_write import add_writing_routes
 from pointsman.app.desk import Desk
 from pointsman.app.exposure import Exposure
+from pointsman.app.failover import Failover
+from pointsman.app.failover_views import endpoint_views
 from pointsman.app.grpc_options import GRPC_OPTIONS, STOP_GRACE_S
 from pointsman.app.identity import Guard
 from pointsman.app.observe import observe
@@ -47,9 +50,11 @@ from pointsman.core.store import StateFolder
 from pointsman.extproc import Picker, PickPolicy, Scraper, add_health, add_services
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.gossip import GossipState, Outbox
+from pointsman.extproc.inflight import Silent
 from pointsman.extproc.kv_events.reader import KvEventReader
 from pointsman.extproc.peers import GossipNode, add_gossip, converse
 from pointsman.extproc.server import ALS_SERVICE, EXT_PROC_SERVICE
+from pointsman.failover.model import EndpointView
 from pointsman.xds import BuildOptions, GatewayTls, XdsServer
 from pointsman.xds.server import AGGREGATED
 from pointsman.xds.services import ClientStatus, LoadReports, add_reflection
@@ -175,12 +180,23 @@ class ControlPlane:
             registry=self.registry,
         )
 
+        self._scraper: Scraper | None = None
+        self.failover = Failover(
+            state=StateFolder(options.state),
+            operations=self.operations,
+            clock=self._clock,
+            silent=self._silent,
+            views=self._views,
+            registry=self.registry,
+        )
+
     async def __aenter__(self) -> Self:
         options = self._options
         options.check()
         check_free(options.wanted_ports())
         self._manifests = load(options.config)  # before anything listens: a bad folder starts nothing
-        plan = self._compile(self.operations.start())  # nobody ever sees the weights without what was decided
+        # Nobody ever sees the manifests without what was decided.
+        plan = self._compile(self.operations.start(*self.failover.restore()))
         if options.tls is not None:
             self.tls = Certificates(options.tls, self.registry, self._clock)
         async with AsyncExitStack() as stack:
@@ -195,6 +211,7 @@ class ControlPlane:
                 clock=self._clock,
                 tls=self.tls,
                 rollouts=self.rollouts.status,
+                failover=self.failover.status,
                 loads=self.loads.status,
                 workers=self.workers,
             )
@@ -213,6 +230,9 @@ class ControlPlane:
             )
             stack.push_async_callback(self.operations.stop)
             add_rollout_routes(application, self.rollouts)
+            add_failover_routes(
+                application, self.failover, self._clock, authenticated=options.admin_token_file is not None
+            )
             add_desk_routes(
                 application, Desk(self.status, self.holder, self.picker, self.xds, self._traffic, self._clock)
             )
@@ -233,7 +253,9 @@ class ControlPlane:
             self._run_beside(stack, "configuration watcher", watcher.run())
             self._run_beside(stack, "state folder watcher", self.operations.follow())
             self._run_beside(stack, "rollouts", self.rollouts.run())
-            self._run_beside(stack, "scraper", Scraper(scraped, self.holder, registry=self.registry).run())
+            self._scraper = Scraper(scraped, self.holder, registry=self.registry)
+            self._run_beside(stack, "scraper", self._scraper.run())
+            self._run_beside(stack, "failover", self.failover.run())
             events = KvEventReader(self.workers or self.picker, self.holder, self.registry)
             self._run_beside(stack, "kv events", events.run())
             await self._join_peers(stack)
@@ -359,6 +381,7 @@ class ControlPlane:
         if changed or not self.status.accepted:
             self.status.config_loaded()
         self.rollouts.configure(self._manifests, plan)
+        self.failover.configure(self._manifests, plan)
 
     def _on_feedback(self, entry: Feedback) -> None:
         if entry.forwarded:  # its outcome was told where it was heard
@@ -366,6 +389,17 @@ class ControlPlane:
         self._exposure.feedback(entry)
         self._traffic.feedback(entry)
         self.rollouts.feedback(entry)
+        self.failover.feedback(entry)
+
+    def _silent(self) -> list[Silent]:
+        """Requests that have been reported without a first byte, of all picker processes."""
+        if self.workers is not None:
+            return self.workers.silent()
+        return self.picker.inflight.silent(self._clock.monotonic_s())
+
+    def _views(self) -> dict[str, EndpointView]:
+        absent = {} if self._scraper is None else self._scraper.absent
+        return endpoint_views(self.picker.table, absent, self._clock.monotonic_s())
 
     def _put_in_force(self, plan: Plan) -> bool:
         self._exposure.apply(plan)

@@ -8,7 +8,7 @@ at any moment comes back with what it told, and the log never lacks a change tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -24,6 +24,8 @@ from pointsman.core.store import OVERLAY_FILE, StateError, StateFolder, read_ove
 log = structlog.get_logger()
 
 Json = dict[str, Any]
+Sites = tuple[tuple[tuple[str, str], SiteOverlay], ...]
+"""`Overlay.sites`."""
 
 FOLLOW_INTERVAL_S: Final = 0.25
 """How often the overlay's file is looked at: another control plane on the same state folder may have changed it."""
@@ -116,15 +118,15 @@ class Operations:
         """Hash of the last audit line: who notes it notices lines that are cut off."""
         return self._audit.head
 
-    def start(self) -> Overlay:
-        """Read what was kept; to be called before anything is served.
+    def start(self, sites: Sites = (), drained: frozenset[str] = frozenset()) -> Overlay:
+        """Read what was kept, and lay over it what failover kept; to be called before anything is served.
 
         Raises:
             StateError: it cannot be read, or the folder cannot be written.
         """
         self._audit.open(self._clock.wall_s())
         self._stamp = self._stamp_now()
-        self._overlay = read_overlay(self._state)
+        self._overlay = replace(read_overlay(self._state), sites=sites, drained=drained)
         if self._overlay.rules:
             log.info("weights of an earlier run are in force", rules=[rule for rule, _ in self._overlay])
         return self._overlay
@@ -175,7 +177,7 @@ class Operations:
             overlay = replace(self._overlay, unavailable=pools)
             self._put_in_force(overlay, self._compile(overlay))
 
-    def set_sites(self, sites: tuple[tuple[tuple[str, str], SiteOverlay], ...], drained: frozenset[str]) -> bool:
+    def set_sites(self, sites: Sites, drained: frozenset[str]) -> bool:
         """Take over what failover decided of sites and endpoints, which it keeps itself; True if that is new."""
         if (sites, drained) == (self._overlay.sites, self._overlay.drained):
             return False
@@ -198,6 +200,16 @@ class Operations:
             await xds.wait_acked(gateway, left_s)
             found.append(_acks_of(gateway, xds.status(), outcome.at_s, self._clock.wall_s()))
         return tuple(found)
+
+    async def lacking(self, pools: Collection[str], timeout_s: float) -> tuple[str, ...]:
+        """Proxies that have not acknowledged the present configuration of a gateway that uses one of these pools."""
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        missing: set[str] = set()
+        for gateway in self._current().gateways:
+            if any(pool.name.partition("@")[0] in pools for pool in gateway.pools):
+                stand = await self._xds().wait_acked(gateway.name, max(0.0, deadline_s - self._clock.monotonic_s()))
+                missing |= stand.pending | stand.rejected
+        return tuple(sorted(missing))
 
     async def note(
         self, action: str, target: str, signature: Signature, *, before: Any = None, after: Any = None

@@ -38,12 +38,14 @@ class FleetStatus:
         clock: Clock,
         tls: Certificates | None = None,
         rollouts: Callable[[], list[Json]] = list,
+        failover: Callable[[], list[Json]] = list,
         loads: Callable[[], Json] = dict,
         workers: PickerWorkers | None = None,
     ) -> None:
         self._workers = workers
         self._tls = tls
         self._rollouts = rollouts
+        self._failover = failover
         self._loads = loads
         self._holder = holder
         self._picker = picker
@@ -135,6 +137,7 @@ class FleetStatus:
             "weights": [_split(split) for split in plan.splits],
             "notes": [{"rule": note.rule, "reason": note.reason, "message": note.message} for note in plan.notes],
             "rollouts": self._rollouts(),
+            "failover": self._failover(),
             "xds": self._xds.status(),
             "load_reports": self._loads(),
         }

@@ -1,0 +1,407 @@
+"""Failover at work: the machine of `pointsman.failover` fed with access logs, scrapes, commands and acknowledgements.
+
+Ten times a second the detectors are asked what they see. What the machine decides goes to the gateways at once and is
+saved then: a fail-over must not wait for a disk, nor fail because it is full. A restart goes on from what was saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from pointsman.app.failover_files import FailoverFiles
+from pointsman.app.failover_policies import policies_of
+from pointsman.app.failover_samples import Seconds, pool_of, samples
+from pointsman.app.failover_status import FailoverMetrics, Json, failover_json
+from pointsman.app.leadership import Leadership
+from pointsman.app.operations import Operations, Sites
+from pointsman.core.change import Signature
+from pointsman.core.clock import Clock
+from pointsman.core.config import Manifests
+from pointsman.core.model import Plan
+from pointsman.core.overlay import SiteOverlay
+from pointsman.core.store import StateError, StateFolder
+from pointsman.extproc import Feedback
+from pointsman.extproc.inflight import Silent
+from pointsman.failover import machine
+from pointsman.failover.detect import Detector
+from pointsman.failover.detect_triggers import Triggers
+from pointsman.failover.directives import directives, drained_endpoints
+from pointsman.failover.model import NOTHING_SPECIAL, EndpointView, Member, Waiting
+from pointsman.failover.spec import FailoverSpec
+from pointsman.failover.state import (
+    Action,
+    Command,
+    Directed,
+    Effect,
+    EndpointsChanged,
+    Event,
+    FailoverError,
+    Observed,
+    Programmed,
+    RecordClosed,
+    Report,
+    Served,
+    SpecChanged,
+    State,
+)
+
+log = structlog.get_logger()
+
+TICK_S: Final = 0.1
+"""How often it is looked: a tenth of the fastest time that is asked of detection."""
+
+FOLLOW_S: Final = 0.25
+"""How often a control plane that does not lead looks for what the leader decided."""
+
+SAVE_S: Final = 10.0
+"""How often a state in which nothing was decided is saved: what holds and ramps may lose of their time in a crash."""
+
+ACK_ROUND_S: Final = 2.0
+"""How long acknowledgements are awaited before the status says who is missing."""
+
+TAKE_OUT: Final = frozenset({Action.DRAIN, Action.EVACUATE, Action.FAILOVER})
+"""What must not be done by half."""
+
+SYSTEM: Final = Signature(actor="pointsman", via="controller")
+
+
+class _Run:
+    """A policy at work."""
+
+    def __init__(self, state: State, triggers: Triggers) -> None:
+        self.state = state
+        self.detector = Detector(triggers)
+        self.seconds = Seconds()
+        self.saved: State | None = None
+        self.saved_at_s = 0.0
+        self.problem = ""
+        self.waiting: asyncio.Task[None] | None = None
+
+
+class Failover:
+    """All policies of a control plane; used from one event loop.
+
+    `silent` lists requests without a first byte, `views` what is known of endpoints (`ip:port`) by scrapes.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: StateFolder,
+        operations: Operations,
+        clock: Clock,
+        silent: Callable[[], Iterable[Silent]],
+        views: Callable[[], Mapping[str, EndpointView]],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._files = FailoverFiles(state.path)
+        self._leadership = Leadership(self._files.path, "failover")
+        self._operations = operations
+        self._clock = clock
+        self._silent = silent
+        self._views = views
+        self._metrics = FailoverMetrics(registry)
+        self._runs: dict[str, _Run] = {}
+        self._restored: dict[str, State] = {}
+        self._policies: dict[str, tuple[FailoverSpec, Triggers]] = {}
+        self._members: dict[tuple[str, str], Member] = {}
+        self._owner: dict[str, _Run] = {}
+        self._leads = False
+        self._changed = asyncio.Event()
+
+    # What comes in.
+
+    def restore(self) -> tuple[Sites, frozenset[str]]:
+        """What an earlier run decided of sites and endpoints; to be put in force before anything is served.
+
+        Raises:
+            StateError: it cannot be read. Then nothing starts: what has failed must not come back by an accident.
+        """
+        self._restored = {name: state for name in self._files.names() if (state := self._files.read(name)) is not None}
+        decided = _decided(self._restored.values())
+        if any(decided):
+            log.info("failover decisions of an earlier run are in force", sites=[site for (_, site), _ in decided[0]])
+        return decided
+
+    def configure(self, manifests: Manifests, plan: Plan) -> None:
+        """Take over the policies of a configuration that is in force, and where its pools have endpoints."""
+        self._policies = {spec.name: (spec, triggers) for spec, triggers in policies_of(manifests, plan)}
+        self._members = {
+            (pool.name, endpoint.key): Member(pool=pool.name, site=group.site)
+            for pool in plan.pools
+            for group in pool.groups
+            for endpoint in group.endpoints
+        }
+        self._changed.set()
+
+    def feedback(self, entry: Feedback) -> None:
+        """Take in an access log entry. Called for every request: it looks up and adds."""
+        run = self._owner.get(pool_of(entry.cluster))
+        if run is None:
+            return
+        for member, sample in samples(entry, self._members, self._clock.monotonic_s()):
+            run.detector.add(member, sample)
+        run.seconds.add(entry)
+
+    async def command(self, command: Command, *, dry_run: bool = False, wait_s: float = 0.0) -> list[Json]:
+        """Do what a person or an operation wants, for all policies that it is about; they are returned.
+
+        What takes something out of service is done for all of them or none. `wait_s`: longest wait for gateways.
+
+        Raises:
+            FailoverError: it makes no sense now, or would leave too little; nothing was changed.
+        """
+        if not self._leads:
+            raise FailoverError("another control plane on this state folder leads failover: ask that one")
+        command = self._located(command)
+        about = [run for run in self._runs.values() if _concerns(run.state, command)]
+        if not about:
+            raise FailoverError(_nothing(command, self._runs.values()))
+        now_s = self._clock.wall_s()
+        steps: list[tuple[_Run, State, tuple[Effect, ...]]] = []
+        refused: list[FailoverError] = []
+        for run in about:
+            try:
+                steps.append((run, *machine.step(run.state, command, now_s)))
+            except FailoverError as error:
+                refused.append(error)
+        if refused and (not steps or command.action in TAKE_OUT):
+            raise refused[0]
+        if dry_run:
+            return [failover_json(state) for _, state, _ in steps]
+        for run, state, _ in steps:
+            run.state = state
+        await self._act([(run, effect) for run, _, effects in steps for effect in effects])
+        waiting = [run.waiting for run, _, _ in steps if run.waiting is not None]
+        if wait_s and waiting:
+            await asyncio.wait(waiting, timeout=wait_s)
+        return [failover_json(run.state, problem=run.problem) for run, _, _ in steps]
+
+    def _located(self, command: Command) -> Command:
+        """With the site and the pool of the endpoint that it names."""
+        if not command.endpoint:
+            return command
+        found = [member for (_, key), member in self._members.items() if key == command.endpoint]
+        if not found:
+            return command
+        return replace(command, site=found[0].site, pool=found[0].pool if len(found) == 1 else command.pool)
+
+    def status(self) -> list[Json]:
+        """All policies, sorted by name."""
+        return [failover_json(run.state, problem=run.problem) for _, run in sorted(self._runs.items())]
+
+    # The shell's loop.
+
+    async def run(self) -> None:
+        """Lead, or follow who leads, until cancelled."""
+        await self._follow_leader()
+        self._leads = True
+        self._runs.clear()
+        try:
+            while True:
+                if self._changed.is_set():
+                    self._changed.clear()
+                    await self._adopt()
+                await self._tick()
+                await asyncio.sleep(TICK_S)
+        finally:
+            self._leads = False
+            tasks = [run.waiting for run in self._runs.values() if run.waiting is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for run in self._runs.values():
+                self._save(run)
+            self._leadership.resign()
+
+    async def _follow_leader(self) -> None:
+        """Do what another control plane on this state folder decides, until it ends."""
+        stamp = None
+        while not self._leadership.lead():
+            if (now := self._files.stamp()) != stamp:
+                stamp = now
+                try:
+                    states = [
+                        s for name in self._files.names() if (s := await asyncio.to_thread(self._files.read, name))
+                    ]
+                except StateError as error:
+                    log.error("what another process decided cannot be read", problem=str(error))
+                else:
+                    self._runs = {state.spec.name: _Run(state, Triggers()) for state in states}
+                    self._direct(states)
+            await asyncio.sleep(FOLLOW_S)
+
+    async def _adopt(self) -> None:
+        """Bring the runs in line with the policies."""
+        now_s = self._clock.wall_s()
+        effects: list[tuple[_Run, Effect]] = []
+        for name in self._runs.keys() - self._policies.keys():
+            log.info("a failover policy is gone, what it decided ends", policy=name)
+            run = self._runs.pop(name)
+            if run.waiting is not None:
+                run.waiting.cancel()
+            self._metrics.forget(run.state)
+        for name in set(self._files.names()) - self._policies.keys():
+            await asyncio.to_thread(self._files.remove, name)
+        for name, (spec, triggers) in self._policies.items():
+            found = self._runs.get(name)
+            if found is None:
+                saved = self._restored.pop(name, None) or await asyncio.to_thread(self._files.read, name)
+                found = self._runs[name] = _Run(saved or machine.begin(spec, now_s), triggers)
+            elif found.detector.triggers != triggers:
+                found.detector = Detector(triggers)
+            endpoints = frozenset(key for pool, key in self._members if pool in spec.pools)
+            for event in (SpecChanged(spec=spec), EndpointsChanged(endpoints=endpoints)):
+                effects += self._step(found, event, now_s)
+        self._owner = {pool: run for run in self._runs.values() for pool in run.state.spec.pools}
+        self._direct(run.state for run in self._runs.values())
+        await self._act(effects)
+
+    async def _tick(self) -> None:
+        now_s, wall_s = self._clock.monotonic_s(), self._clock.wall_s()
+        views = self._views()
+        waiting = self._waiting(now_s)
+        effects: list[tuple[_Run, Effect]] = []
+        seen: dict[Member, list[EndpointView]] = {}
+        for (pool, key), member in self._members.items():
+            if pool in self._owner:
+                seen.setdefault(member, []).append(views.get(key) or EndpointView(endpoint=key))
+        for run in self._runs.values():
+            mine = {member: seen.get(member, []) for member in run.state.spec.members()}
+            observations = run.detector.observe(now_s, waiting, mine)
+            effects += self._step(run, Observed(observations=observations, at_s=now_s), wall_s)
+            second = run.seconds.take(wall_s)
+            if second is not None:
+                effects += self._step(run, Served(second=second), wall_s)
+            self._metrics.show(run.state, observations)
+        await self._act(effects)
+        for run in self._runs.values():
+            if run.saved is not run.state and now_s - run.saved_at_s >= SAVE_S:
+                await asyncio.to_thread(self._save, run)
+
+    def _waiting(self, now_s: float) -> dict[Member, list[Waiting]]:
+        found: dict[Member, list[Waiting]] = {}
+        for one in self._silent():
+            member = self._members.get((pool_of(one.pool), one.endpoint))
+            if member is not None:
+                found.setdefault(member, []).append(
+                    Waiting(
+                        endpoint=one.endpoint,
+                        age_ms=(now_s - one.opened_at_s) * 1_000,
+                        expected_ms=one.expected_ms,
+                        silent_ms=one.silent_ms,
+                    )
+                )
+        return found
+
+    def _step(self, run: _Run, event: Event, now_s: float) -> list[tuple[_Run, Effect]]:
+        run.state, effects = machine.step(run.state, event, now_s)
+        self._metrics.opened(run.state)
+        return [(run, effect) for effect in effects]
+
+    # What goes out.
+
+    async def _act(self, effects: Sequence[tuple[_Run, Effect]]) -> None:
+        """Gateways first, then the disk, then those who want to know."""
+        if not effects:
+            return
+        directed = {id(run): (run, effect.change) for run, effect in effects if isinstance(effect, Directed)}
+        if directed:
+            self._direct(run.state for run in self._runs.values())
+        for run, change in directed.values():
+            self._await_gateways(run, change)
+        for run in {id(run): run for run, _ in effects}.values():
+            await asyncio.to_thread(self._save, run)
+        for run, effect in effects:
+            if isinstance(effect, Report):
+                await self._report(run, effect)
+            elif isinstance(effect, RecordClosed):
+                self._metrics.closed(run.state, effect.record)
+
+    def _direct(self, states: Iterable[State]) -> None:
+        """Put what the policies decided in force."""
+        self._operations.set_sites(*_decided(states))
+
+    def _await_gateways(self, run: _Run, change: int) -> None:
+        if run.waiting is not None:
+            run.waiting.cancel()
+
+        async def programmed() -> None:
+            while True:
+                missing = await self._operations.lacking(run.state.spec.pools, ACK_ROUND_S)
+                await self._act(self._step(run, Programmed(change=change, missing=missing), self._clock.wall_s()))
+                if not missing:
+                    return
+                await asyncio.sleep(TICK_S)
+
+        run.waiting = asyncio.create_task(programmed(), name=f"acks of {run.state.spec.name}")
+
+    def _save(self, run: _Run) -> None:
+        run.saved_at_s = self._clock.monotonic_s()
+        state = run.state
+        try:
+            self._files.write(state)
+        except StateError as error:
+            if run.problem != str(error):
+                log.error("failover is in force and not saved: a restart would not know of it", problem=str(error))
+            run.problem = str(error)
+        else:
+            run.saved, run.problem = state, ""
+
+    async def _report(self, run: _Run, report: Report) -> None:
+        name = run.state.spec.name
+        tell = log.warning if report.level == "warning" else log.info
+        tell("failover", policy=name, what=report.what, why=report.why, pool=report.pool, site=report.site)
+        self._metrics.count(run.state, report)
+        given = report.signature or SYSTEM
+        signed = Signature(
+            actor=given.actor, via=given.via, reason=given.reason or report.why, evidence=report.evidence or None
+        )
+        try:
+            await self._operations.note(f"failover: {report.what}", _target(name, report), signed)
+        except StateError as error:  # the decision stands; a full disk must not stop a fail-over
+            log.error("the audit log lacks a decision of failover", policy=name, problem=str(error))
+
+
+def _target(policy: str, report: Report) -> str:
+    return f"{policy} {report.pool}@{report.site}" if report.site else policy
+
+
+def _decided(states: Iterable[State]) -> tuple[Sites, frozenset[str]]:
+    """What the policies decided, as the overlay has it."""
+    sites: dict[tuple[str, str], SiteOverlay] = {}
+    drained: set[str] = set()
+    for state in states:
+        drained |= drained_endpoints(state)
+        for member, directive in directives(state).items():
+            if directive != NOTHING_SPECIAL:
+                sites[member.pool, member.site] = SiteOverlay(
+                    share=directive.share,
+                    spill=directive.spill,
+                    max_concurrent=directive.max_concurrent,
+                    last=directive.last,
+                    draining=directive.draining,
+                    owner=state.spec.name,
+                    reason=directive.reason,
+                )
+    return tuple(sorted(sites.items(), key=lambda item: item[0])), frozenset(drained)
+
+
+def _concerns(state: State, command: Command) -> bool:
+    """Whether a command is about a policy: it names a site or pool of it, or nothing at all."""
+    pools = [pool for pool in state.spec.pools if command.pool in {"", pool}]
+    if command.endpoint in state.endpoints:
+        return True
+    return bool(pools) and (not command.site or any(command.site in state.spec.sites.get(pool, ()) for pool in pools))
+
+
+def _nothing(command: Command, runs: Iterable[_Run]) -> str:
+    what = command.endpoint or command.site or command.pool
+    sites = sorted({site for run in runs for found in run.state.spec.sites.values() for site in found})
+    return f"no failover policy knows {what}: the sites are {', '.join(sites) or 'none'}"
