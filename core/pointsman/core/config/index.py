@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pointsman.core.config.document import Document, Path, shown
+from pointsman.core.config.failover_kinds import FailoverPolicy
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
 from pointsman.core.config.meta import Resource
 from pointsman.core.config.objective_kinds import InferenceObjective
+from pointsman.core.config.operation_kinds import TrafficOperation
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
@@ -52,6 +54,8 @@ class Index:
     sites: dict[str, Item[Site]] = field(default_factory=dict)
     rollout_policies: dict[str, Item[RolloutPolicy]] = field(default_factory=dict)
     objectives: dict[str, Item[InferenceObjective]] = field(default_factory=dict)
+    failover_policies: dict[str, Item[FailoverPolicy]] = field(default_factory=dict)
+    operations: dict[str, Item[TrafficOperation]] = field(default_factory=dict)
     broken: set[tuple[str, str]] = field(default_factory=set)
     foreign_gateways: set[str] = field(default_factory=set)
 
@@ -67,31 +71,22 @@ class Index:
 def build_index(items: Iterable[Item[Any]], broken: set[tuple[str, str]], problems: list[Problem]) -> Index:
     """Sort the objects into an index; the second of two with the same kind and key is a problem."""
     index = Index(broken=broken)
+    tables: dict[type[Resource], dict[str, Any]] = {
+        GatewayClass: index.classes,
+        Gateway: index.gateways,
+        HTTPRoute: index.http_routes,
+        GRPCRoute: index.grpc_routes,
+        ReferenceGrant: index.grants,
+        InferencePool: index.pools,
+        EndpointSlice: index.slices,
+        Site: index.sites,
+        RolloutPolicy: index.rollout_policies,
+        InferenceObjective: index.objectives,
+        FailoverPolicy: index.failover_policies,
+        TrafficOperation: index.operations,
+    }
     for item in sorted(items, key=lambda item: item.object.key):
-        place = item.document
-        match item.object:
-            case GatewayClass() as found:
-                _put(index.classes, Item(found, place), problems)
-            case Gateway() as found:
-                _put(index.gateways, Item(found, place), problems)
-            case HTTPRoute() as found:
-                _put(index.http_routes, Item(found, place), problems)
-            case GRPCRoute() as found:
-                _put(index.grpc_routes, Item(found, place), problems)
-            case ReferenceGrant() as found:
-                _put(index.grants, Item(found, place), problems)
-            case InferencePool() as found:
-                _put(index.pools, Item(found, place), problems)
-            case EndpointSlice() as found:
-                _put(index.slices, Item(found, place), problems)
-            case Site() as found:
-                _put(index.sites, Item(found, place), problems)
-            case RolloutPolicy() as found:
-                _put(index.rollout_policies, Item(found, place), problems)
-            case InferenceObjective() as found:
-                _put(index.objectives, Item(found, place), problems)
-            case _:
-                raise TypeError(f"no table for {item.object.kind}")
+        _put(tables[type(item.object)], item, problems)
     return index
 
 

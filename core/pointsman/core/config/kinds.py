@@ -6,9 +6,11 @@ import difflib
 from dataclasses import dataclass
 
 from pointsman.core.config.document import Document, shown
+from pointsman.core.config.failover_kinds import FailoverPolicy
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
 from pointsman.core.config.meta import Resource
 from pointsman.core.config.objective_kinds import InferenceObjective
+from pointsman.core.config.operation_kinds import TrafficOperation
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
@@ -51,9 +53,14 @@ GROUPS: dict[str, Group] = {
     INFERENCE_GROUP: Group({"InferencePool": InferencePool}, {"InferencePool": ("v1",)}),
     DISCOVERY_GROUP: Group({"EndpointSlice": EndpointSlice}, {"EndpointSlice": ("v1",)}),
     OWN_GROUP: Group(
-        {"Site": Site, "RolloutPolicy": RolloutPolicy},
-        {"Site": ("v1alpha1",), "RolloutPolicy": ("v1alpha1",)},
-        frozenset({"InferenceFleet", "FailoverPolicy", "TrafficOperation"}),
+        {
+            "Site": Site,
+            "RolloutPolicy": RolloutPolicy,
+            "FailoverPolicy": FailoverPolicy,
+            "TrafficOperation": TrafficOperation,
+        },
+        dict.fromkeys(("Site", "RolloutPolicy", "FailoverPolicy", "TrafficOperation"), ("v1alpha1",)),
+        frozenset({"InferenceFleet"}),
     ),
     "gateway.networking.x-k8s.io": Group({}, {}, frozenset({"XListenerSet", "XBackendTrafficPolicy", "XMesh"})),
     "inference.networking.x-k8s.io": Group(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pointsman.core.config.check_failover import check_failover
 from pointsman.core.config.check_gateways import check_gateways, drop_foreign_gateways
 from pointsman.core.config.check_policies import check_policies
 from pointsman.core.config.check_pools import check_own_names, check_pools, drop_service_slices
@@ -53,6 +54,7 @@ def validate(source: Source) -> Manifests:
     problems += check_own_names(items)
     if not source.problems:  # a file that can't be read may hold what the others refer to
         problems += [*check_gateways(index), *check_pools(index), *check_routes(index), *check_policies(index)]
+        problems += check_failover(index)
     if problems:
         raise ConfigError(problems)
     return _manifests(index, ignored)
@@ -69,6 +71,8 @@ def _manifests(index: Index, ignored: list[Ignored]) -> Manifests:
         endpoint_slices=tuple(item.object for item in index.slices.values()),
         sites=tuple(item.object for item in index.sites.values()),
         rollout_policies=tuple(item.object for item in index.rollout_policies.values()),
+        failover_policies=tuple(item.object for item in index.failover_policies.values()),
+        operations=tuple(item.object for item in index.operations.values()),
         objectives=tuple(item.object for item in index.objectives.values()),
         ignored=tuple(sorted(ignored)),
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pointsman.core.config.failover_kinds import FailoverPolicy
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
 from pointsman.core.config.objective_kinds import InferenceObjective
+from pointsman.core.config.operation_kinds import TrafficOperation
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
@@ -39,6 +41,8 @@ class Manifests:
     endpoint_slices: tuple[EndpointSlice, ...] = ()
     sites: tuple[Site, ...] = ()
     rollout_policies: tuple[RolloutPolicy, ...] = ()
+    failover_policies: tuple[FailoverPolicy, ...] = ()
+    operations: tuple[TrafficOperation, ...] = ()
     objectives: tuple[InferenceObjective, ...] = ()
     ignored: tuple[Ignored, ...] = ()
 
