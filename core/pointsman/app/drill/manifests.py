@@ -1,0 +1,147 @@
+"""The manifests of the embedded set-up: two sites that can stand in for each other, a gateway at each."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+Json = dict[str, Any]
+
+SITES: Final = ("us-east", "eu-west")
+REPLICAS: Final = 4
+"""Endpoints at each site: all of a site at once is the hard case, one of four the usual one."""
+RTT_MS: Final = 120
+"""Between the sites, as between Virginia and Ireland with a detour: picks stay at the primary, however busy the machine
+of the drill is."""
+MODEL: Final = "llama-3-8b"
+POOL: Final = "llm"
+STREAMED: Final = ("accept", "text/event-stream")
+"""The header by which the route tells streamed requests from others: limits on silence are for these only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one site listens: its gateway, its control plane with the picker, its replicas (name → ip, port)."""
+
+    site: str
+    gateway: tuple[str, int]
+    control_plane: tuple[str, int]
+    replicas: Mapping[str, tuple[str, int]]
+
+    @property
+    def url(self) -> str:
+        """Of the gateway."""
+        return f"http://{self.gateway[0]}:{self.gateway[1]}"
+
+
+def places(network: str) -> tuple[Place, ...]:
+    """Free ports on addresses of the /24 `network` (its first three numbers) of 127.0.0.0/8."""
+    found = []
+    for number, site in enumerate(SITES):
+        first = 1 + 100 * number
+        replicas = {f"{site}-{i}": _free(f"{network}.{first + 10 + i}") for i in range(REPLICAS)}
+        found.append(
+            Place(
+                site=site,
+                gateway=_free(f"{network}.{first}"),
+                control_plane=_free(f"{network}.{first + 1}"),
+                replicas=replicas,
+            )
+        )
+    return tuple(found)
+
+
+def _free(address: str) -> tuple[str, int]:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return address, port
+
+
+def write(folder: Path, where: Sequence[Place], *, evacuated: str = "", extra: Sequence[Json] = ()) -> None:
+    """All manifests in one file, whole or not at all; `evacuated` is a site that is to take no new requests."""
+    documents = [*_sites(where, evacuated), *_gateways(where), _route(where), *_pool(where), *extra]
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder.parent / ".fleet.draft"
+    draft.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
+    draft.replace(folder / "fleet.yaml")
+
+
+def _sites(where: Sequence[Place], evacuated: str) -> list[Json]:
+    return [
+        {
+            "apiVersion": "pointsman.dev/v1alpha1",
+            "kind": "Site",
+            "metadata": {"name": place.site},
+            "spec": {
+                "locality": {"region": place.site},
+                "state": "Evacuated" if place.site == evacuated else "Active",
+                "rttMs": {other.site: RTT_MS for other in where if other is not place},
+            },
+        }
+        for place in where
+    ]
+
+
+def _gateways(where: Sequence[Place]) -> list[Json]:
+    return [
+        {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "Gateway",
+            "metadata": {"name": place.site, "annotations": {"pointsman.dev/site": place.site}},
+            "spec": {
+                "gatewayClassName": "pointsman",
+                "addresses": [{"type": "IPAddress", "value": place.gateway[0]}],
+                "listeners": [{"name": "http", "port": place.gateway[1], "protocol": "HTTP"}],
+            },
+        }
+        for place in where
+    ]
+
+
+def _route(where: Sequence[Place]) -> Json:
+    backend = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": POOL}
+    name, value = STREAMED
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "chat"},
+        "spec": {
+            "parentRefs": [{"name": place.site} for place in where],
+            "rules": [
+                {
+                    "name": "streamed",
+                    "matches": [{"headers": [{"name": name, "value": value}]}],
+                    "backendRefs": [backend],
+                },
+                {"name": "plain", "backendRefs": [backend]},
+            ],
+        },
+    }
+
+
+def _pool(where: Sequence[Place]) -> list[Json]:
+    pool = {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "metadata": {"name": POOL, "annotations": {"pointsman.dev/model": MODEL}},
+        "spec": {"selector": {"matchLabels": {"app": POOL}}, "targetPorts": [{"number": 8000}]},
+    }
+    slices = [
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "labels": {"pointsman.dev/pool": POOL, "pointsman.dev/site": place.site}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": port}],
+            "endpoints": [{"addresses": [address], "targetRef": {"kind": "Pod", "name": name}}],
+        }
+        for place in where
+        for name, (address, port) in place.replicas.items()
+    ]
+    return [pool, *slices]
