@@ -20,6 +20,8 @@ MODEL: Final = "pointsman.dev/model"
 """InferencePool annotation: the model that its endpoints serve."""
 HEALTH_PATH: Final = "pointsman.dev/health-path"
 """InferencePool annotation: path of the active health check; `/health` where it is absent."""
+FAILOVER: Final = "pointsman.dev/failover"
+"""InferencePool annotation: `Off`, and the pool is not led by failover where no FailoverPolicy names it."""
 
 OWN_PREFIX: Final = "pointsman.dev/"
 CONTROLLER: Final = "pointsman.dev/gateway-controller"

@@ -52,7 +52,7 @@ class InferencePool(Resource, frozen=True, kw_only=True):
     """Interchangeable model servers. In a folder the EndpointSlices that name it are its endpoints."""
 
     own_annotations: ClassVar[frozenset[str]] = frozenset(
-        {meta.MODEL, meta.HEALTH_PATH, pool_annotations.SHED_AFTER, *pool_annotations.KV_ANNOTATIONS}
+        {meta.MODEL, meta.HEALTH_PATH, meta.FAILOVER, pool_annotations.SHED_AFTER, *pool_annotations.KV_ANNOTATIONS}
     )
     spec: InferencePoolSpec
 
@@ -61,6 +61,8 @@ class InferencePool(Resource, frozen=True, kw_only=True):
         path = self.metadata.annotations.get(meta.HEALTH_PATH)
         if path is not None and (complaint := syntax.path(path)):
             yield ("metadata", "annotations", meta.HEALTH_PATH), *complaint
+        if (choice := self.metadata.annotations.get(meta.FAILOVER, "Auto")) not in {"Auto", "Off"}:
+            yield ("metadata", "annotations", meta.FAILOVER), f"found {shown(choice)}", "expected Auto or Off"
         if complaint := syntax.label_value(self.metadata.name):
             yield ("metadata", "name"), complaint[0], "EndpointSlices name the pool in a label: at most 63 characters"
 
