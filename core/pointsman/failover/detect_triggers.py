@@ -58,7 +58,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saturation:
-    """More than half of the endpoints have a queue of `queue` requests or `kv` of their KV cache in use, for `for_s`."""
+    """More than half of the endpoints have `queue` requests waiting or `kv` of their KV cache in use, for `for_s`."""
 
     queue: float = 32.0
     kv: float = 0.95

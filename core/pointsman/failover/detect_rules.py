@@ -1,0 +1,229 @@
+"""Judging a member by its requests: errors, latency, stall; and which single endpoints are bad."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pointsman.failover.detect_odds import Test, site_wide
+from pointsman.failover.detect_state import EndpointState, Late, MemberState, Rings
+from pointsman.failover.model import Finding, Trigger
+from pointsman.failover.windows import Ring
+
+ERROR_NATS: Final = math.log(1e9)
+"""One false alarm in a billion looks, if half of the threshold were the true rate: seven failures in a row suffice, or
+0.7 s of 30 % at 100 requests a second."""
+
+SLOW_NATS: Final = math.log(1e6)
+"""One in a million looks if a third of the requests were slow, which is far from any usual day: 14 in a row suffice."""
+
+STALL_NATS: Final = math.log(1e9)
+STALL_USUAL: Final = 0.1
+"""One in a billion looks if a tenth of the requests were late: nine in a row suffice."""
+
+USUAL_SLOW: Final = 0.7
+"""Part of the share that makes a site slow which is tolerated as usual."""
+
+ERROR_WINDOWS: Final = (3, 5, 8, 12, 20, 30, 40, 50)
+SLOW_WINDOWS: Final = (5, 10, 20, 40, 60)
+STALL_WINDOWS: Final = (3, 5, 10, 20, 40)
+LONG_WINDOWS: Final = (5, 10, 20, 40, 60)
+"""Lengths that are looked at, in buckets up to now: the short ones see a total failure early, the long ones a partial
+one or one of a quiet site."""
+
+EJECT_WINDOWS: Final = (20, 40, 60)
+"""An endpoint alone is slow only for two seconds or longer: garbage collection takes one."""
+
+FRESH_S: Final = 5.0
+FRESH_GAPS: Final = 3.0
+"""What long windows show still holds while the last bad request is younger than this, or than three times the usual
+time between requests."""
+
+Select = Callable[[Rings], Ring]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What to look for: in which ring, in windows of which lengths, by which test for how many requests; and the
+    requests that are late now."""
+
+    ring: Select
+    lengths: tuple[int, ...]
+    test: Callable[[int], Test]
+    late: tuple[Late, ...] = ()
+
+
+def _errors(rings: Rings) -> Ring:
+    return rings.errors
+
+
+def _errors_long(rings: Rings) -> Ring:
+    return rings.errors_long
+
+
+def _slow(rings: Rings) -> Ring:
+    return rings.slow
+
+
+def _slow_long(rings: Rings) -> Ring:
+    return rings.slow_long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bad:
+    """A window that is bad at most of a member's endpoints."""
+
+    total: int
+    bad: int
+    since_s: float
+    window_s: float
+
+
+def judge_errors(member: MemberState, now_s: float) -> Finding | None:
+    """The error rate, or nothing."""
+    trigger = member.triggers.error_rate
+    if trigger is None:
+        return None
+    test = Test(share=trigger.threshold, usual=trigger.threshold / 2, nats=ERROR_NATS)
+    few = Test(share=max(0.5, trigger.threshold), usual=trigger.threshold / 2, nats=ERROR_NATS)
+    look = Look(ring=_errors, lengths=ERROR_WINDOWS, test=lambda total: test if total >= trigger.min_requests else few)
+    found = _worst(member, now_s, look)
+    if found is None and _is_quiet(member.rings.errors, trigger.min_requests):
+        found = _lasting(member, now_s, Look(ring=_errors_long, lengths=LONG_WINDOWS, test=lambda _: few), member.bad_s)
+    if found is None:
+        return None
+    return Finding(
+        trigger=Trigger.ERROR_RATE,
+        value=found.bad / found.total,
+        threshold=trigger.threshold,
+        samples=found.total,
+        since_s=found.since_s,
+        detail=f"{found.bad} of {found.total} requests failed in {found.window_s:.1f} s",
+    )
+
+
+def judge_latency(member: MemberState, now_s: float) -> Finding | None:
+    """Slow first bytes, or nothing; a member whose engines have queues is full, not slow."""
+    trigger = member.triggers.latency
+    if trigger is None or not member.baseline.known or _is_busy(member):
+        return None
+    share = 1.0 - trigger.quantile
+    test = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
+    late = tuple(member.late) if trigger.in_flight else ()
+    found = _worst(member, now_s, Look(ring=_slow, lengths=SLOW_WINDOWS, test=lambda _: test, late=late))
+    if found is None and _is_quiet(member.rings.slow, 2 * math.ceil(SLOW_NATS)):
+        slow_s = max([member.slow_s, *(one.at_s for one in late)])
+        look = Look(ring=_slow_long, lengths=LONG_WINDOWS, test=lambda _: test, late=late)
+        found = _lasting(member, now_s, look, slow_s)
+    if found is None:
+        return None
+    excess_ms = _excess_ms(member, now_s - found.window_s, late, trigger.quantile)
+    return Finding(
+        trigger=Trigger.LATENCY,
+        value=excess_ms,
+        threshold=trigger.delta_ms,
+        samples=found.total,
+        since_s=found.since_s,
+        detail=f"first bytes {excess_ms:.0f} ms later than usual, {found.bad} of {found.total} are slow "
+        f"in {found.window_s:.1f} s",
+    )
+
+
+def judge_stall(member: MemberState, now_s: float) -> Finding | None:
+    """Requests wait, and none has had its first byte meanwhile."""
+    trigger = member.triggers.stall
+    late = tuple(one for one in member.late if trigger is not None and one.excess_ms >= trigger.late_ms)
+    if trigger is None or not late:
+        return None
+    test = Test(share=1.0, usual=STALL_USUAL, nats=STALL_NATS)
+    found = _worst(member, now_s, Look(ring=_slow, lengths=STALL_WINDOWS, test=lambda _: test, late=late))
+    if found is None and _is_quiet(member.rings.slow, 2 * math.ceil(STALL_NATS)):
+        look = Look(ring=_slow_long, lengths=LONG_WINDOWS, test=lambda _: test, late=late)
+        found = _lasting(member, now_s, look, max(one.at_s for one in late))
+    if found is None or member.rings.slow.count(STALL_WINDOWS[0])[0]:
+        return None
+    worst_ms = max(one.excess_ms for one in late)
+    return Finding(
+        trigger=Trigger.STALL,
+        value=worst_ms,
+        threshold=trigger.late_ms,
+        samples=found.total,
+        since_s=min(one.began_s for one in late),
+        detail=f"{found.bad} requests wait and none has had a byte, the oldest {worst_ms:.0f} ms later than usual",
+    )
+
+
+def failing_endpoints(member: MemberState, now_s: float) -> tuple[str, ...]:
+    """Endpoints that fail or are slow by themselves while most of the site is well; none when it is not."""
+    bad = [key for key, endpoint in member.endpoints.items() if _fails(member, key, endpoint, now_s)]
+    return tuple(sorted(bad)) if 2 * len(bad) <= len(member.endpoints) else ()
+
+
+def _fails(member: MemberState, key: str, endpoint: EndpointState, now_s: float) -> bool:
+    rings, triggers = endpoint.rings, member.triggers
+    if triggers.error_rate is not None and rings.errors.bad:
+        rate = triggers.error_rate
+        test = Test(share=min(1.0, 2 * rate.threshold), usual=rate.threshold / 2, nats=ERROR_NATS)
+        if any(test.holds(*rings.errors.count(length)) for length in ERROR_WINDOWS):
+            return True
+    late = tuple(one for one in member.late if one.endpoint == key)
+    if triggers.latency is None or endpoint.busy or not (rings.slow.bad or late):
+        return False
+    share = 1.0 - triggers.latency.quantile
+    slow = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
+    return any(slow.holds(*_with_late(rings.slow, length, late, now_s)) for length in EJECT_WINDOWS)
+
+
+def _worst(member: MemberState, now_s: float, look: Look) -> Bad | None:
+    """The shortest window that is bad at most endpoints."""
+    late = look.late
+    whole = look.ring(member.rings)
+    if not whole.bad and not late:
+        return None
+    for length in look.lengths:
+        total, bad = _with_late(whole, length, late, now_s)
+        test = look.test(total)
+        if not test.holds(total, bad):
+            continue
+        counts = [
+            _with_late(look.ring(endpoint.rings), length, [one for one in late if one.endpoint == key], now_s)
+            for key, endpoint in member.endpoints.items()
+        ]
+        if site_wide(test, counts, len(member.endpoints)):
+            since_s = min([whole.first_bad_s(length), *(one.began_s for one in late)])
+            return Bad(total=total, bad=bad, since_s=since_s, window_s=length * whole.bucket_s)
+    return None
+
+
+def _lasting(member: MemberState, now_s: float, look: Look, bad_s: float) -> Bad | None:
+    """A long window that is bad, while what is bad in it is not over: the last was at `bad_s`."""
+    found = _worst(member, now_s, look)
+    if found is None or now_s - bad_s > max(FRESH_S, FRESH_GAPS * found.window_s / found.total):
+        return None
+    return found
+
+
+def _with_late(ring: Ring, length: int, late: Sequence[Late], now_s: float) -> tuple[int, int]:
+    """(all, bad) of a window, with the requests that became late in it."""
+    total, bad = ring.count(length)
+    began_s = now_s - length * ring.bucket_s
+    waiting = sum(one.at_s >= began_s for one in late)
+    return total + waiting, bad + waiting
+
+
+def _is_quiet(ring: Ring, requests: int) -> bool:
+    return ring.count(ring.size)[0] < requests
+
+
+def _is_busy(member: MemberState) -> bool:
+    """More than half of the engines have queues."""
+    return 2 * sum(endpoint.busy for endpoint in member.endpoints.values()) > len(member.endpoints)
+
+
+def _excess_ms(member: MemberState, began_s: float, late: Sequence[Late], quantile: float) -> float:
+    """The quantile of what the requests of a window took more than usual."""
+    values = [excess for at_s, excess in member.excesses if at_s >= began_s]
+    values = sorted([*values, *(one.excess_ms for one in late if one.at_s >= began_s)])
+    return values[min(len(values) - 1, int(quantile * len(values)))] if values else 0.0

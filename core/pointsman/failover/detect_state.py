@@ -1,0 +1,193 @@
+"""What a detector keeps of a member: counts of each endpoint and of all together, the baseline, the last excesses."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pointsman.failover.baseline import Baseline
+from pointsman.failover.detect_triggers import Triggers
+from pointsman.failover.model import EndpointView, Sample, Waiting
+from pointsman.failover.windows import Ring
+
+BUCKETS: Final = 64
+"""Of each ring. A tenth of a second each by default, which is how often it is decided: five seconds of errors, and six
+times the window of latency for sites with few requests."""
+
+LONG_BUCKET_S: Final = 2.0
+"""A second pair of rings keeps two minutes for sites with hardly any requests."""
+
+SLOW_PART: Final = 0.8
+"""A request is slow from this part of the delta on: a fault of just the delta is to be found, and noise puts half of
+its requests below; 0.6 of it (300 of 500 ms) must not."""
+
+SLOW_RATIO: Final = 0.5
+"""And it must be slow by this part of its usual time: expectations of long prompts and queues are that inexact."""
+
+UNKNOWN_MARGIN: Final = 3.0
+UNKNOWN_MS: Final = 1_500.0
+"""Without a baseline, a silent request is late after three times what the picker expected and so much more."""
+
+REPORT_MS: Final = 1_000.0
+"""Gateways report what runs once a second, so that a request is known to be late at a whole second of its age."""
+
+OVERLOAD_S: Final = 5.0
+"""For so long after an endpoint refused for load, attempts that were given up there count as refused for load, too: the
+access log does not tell why."""
+
+EXCESSES: Final = 512
+
+
+class Rings:
+    """Errors and slowness, in short and in long buckets."""
+
+    __slots__ = ("errors", "errors_long", "slow", "slow_long")
+
+    def __init__(self, triggers: Triggers) -> None:
+        error_s = triggers.error_rate.window_s if triggers.error_rate else 5.0
+        latency_s = triggers.latency.window_s if triggers.latency else 1.0
+        self.errors = Ring(bucket_s=max(0.1, error_s / 50), size=BUCKETS)
+        self.slow = Ring(bucket_s=max(0.1, latency_s / 10), size=BUCKETS)
+        self.errors_long = Ring(bucket_s=max(LONG_BUCKET_S, error_s), size=BUCKETS)
+        self.slow_long = Ring(bucket_s=max(LONG_BUCKET_S, latency_s), size=BUCKETS)
+
+    def outcome(self, at_s: float, *, bad: bool) -> None:
+        """A request or an attempt was over."""
+        self.errors.add(at_s, bad=bad)
+        self.errors_long.add(at_s, bad=bad)
+
+    def pace(self, at_s: float, *, bad: bool) -> None:
+        """A first byte came, or is known not to have come in time."""
+        self.slow.add(at_s, bad=bad)
+        self.slow_long.add(at_s, bad=bad)
+
+    def advance(self, now_s: float) -> None:
+        """Time goes on."""
+        self.errors.advance(now_s)
+        self.slow.advance(now_s)
+        self.errors_long.advance(now_s)
+        self.slow_long.advance(now_s)
+
+
+@dataclass(slots=True)
+class EndpointState:
+    """One endpoint. `busy`: its engine has a queue."""
+
+    rings: Rings
+    good_s: float = float("-inf")
+    overload_s: float = float("-inf")
+    busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A request that should have had its first byte: `at_s` is when that became known, `began_s` when it was sent."""
+
+    endpoint: str
+    at_s: float
+    began_s: float
+    excess_ms: float
+
+
+@dataclass(slots=True)
+class MemberState:
+    """One member. `late` are the requests that are late now; `load_s` since when it is saturated."""
+
+    triggers: Triggers
+    rings: Rings
+    baseline: Baseline
+    endpoints: dict[str, EndpointState] = field(default_factory=dict)
+    excesses: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=EXCESSES))
+    late: list[Late] = field(default_factory=list)
+    bad_s: float = float("-inf")  # the last failure
+    slow_s: float = float("-inf")  # the last slow request
+    load_s: float | None = None
+    overloads: Ring = field(default_factory=lambda: Ring(bucket_s=0.1, size=BUCKETS))
+    rtt_ms: float | None = None  # what a scrape usually takes
+    suspicious: bool = False
+
+    def endpoint(self, key: str) -> EndpointState:
+        """Its state, which begins with the first word of it."""
+        found = self.endpoints.get(key)
+        if found is None:
+            found = self.endpoints[key] = EndpointState(Rings(self.triggers))
+        return found
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample."""
+        endpoint = self.endpoint(sample.endpoint)
+        at_s = sample.at_s
+        if sample.ended:
+            self._ended(sample, endpoint)
+        took_ms = sample.ttft_ms if sample.ttft_ms is not None else sample.waited_ms
+        if took_ms is None or sample.expected_ms is None:
+            return
+        came = sample.ttft_ms is not None
+        if self.baseline.known:
+            usual_ms = self.baseline.usual_ms(sample.expected_ms)
+            excess_ms = took_ms - usual_ms
+            bad = excess_ms >= self.slow_ms(usual_ms)
+            if came or bad:  # who left before it was late proves nothing
+                self._pace(endpoint, at_s, excess_ms, bad=bad)
+        if came and not sample.failed:
+            self.baseline.add(at_s, sample.expected_ms, took_ms)
+
+    def _ended(self, sample: Sample, endpoint: EndpointState) -> None:
+        at_s, bad = sample.at_s, sample.failed
+        if sample.overloaded:
+            endpoint.overload_s = at_s
+        if bad and sample.retried and (endpoint.busy or at_s - endpoint.overload_s < OVERLOAD_S):
+            bad, endpoint.overload_s = False, at_s
+        self.overloads.add(at_s, bad=sample.overloaded)
+        endpoint.rings.outcome(at_s, bad=bad)
+        self.rings.outcome(at_s, bad=bad)
+        if bad:
+            self.bad_s = max(self.bad_s, at_s)
+        else:
+            endpoint.good_s = max(endpoint.good_s, at_s)
+
+    def _pace(self, endpoint: EndpointState, at_s: float, excess_ms: float, *, bad: bool) -> None:
+        endpoint.rings.pace(at_s, bad=bad)
+        self.rings.pace(at_s, bad=bad)
+        self.excesses.append((at_s, excess_ms))
+        if bad:
+            self.slow_s = max(self.slow_s, at_s)
+
+    def slow_ms(self, usual_ms: float) -> float:
+        """From how much more than usual a request is slow."""
+        delta_ms = self.triggers.latency.delta_ms if self.triggers.latency else 500.0
+        return max(SLOW_PART * delta_ms, SLOW_RATIO * usual_ms)
+
+    def advance(self, now_s: float, waiting: Sequence[Waiting], views: Sequence[EndpointView], busy: float) -> None:
+        """Time goes on: who is late now, and which engines have a queue of `busy` or more."""
+        self.rings.advance(now_s)
+        self.overloads.advance(now_s)
+        keys = {view.endpoint for view in views}
+        for key in [key for key in self.endpoints if key not in keys]:
+            del self.endpoints[key]
+        for view in views:
+            endpoint = self.endpoint(view.endpoint)
+            endpoint.rings.advance(now_s)
+            endpoint.busy = view.waiting is not None and view.waiting >= busy
+        self.late = [late for one in waiting if (late := self._late(now_s, one)) is not None and one.endpoint in keys]
+
+    def _late(self, now_s: float, waiting: Waiting) -> Late | None:
+        usual_ms = self.baseline.usual_ms(waiting.expected_ms)
+        if self.baseline.known:
+            limit_ms = usual_ms + self.slow_ms(usual_ms)
+        else:
+            limit_ms = UNKNOWN_MARGIN * waiting.expected_ms + UNKNOWN_MS
+        silent_ms = waiting.age_ms if waiting.silent_ms is None else waiting.silent_ms
+        if silent_ms < limit_ms:
+            return None
+        # Known since the first report past the limit; what waits for ever is late once, not anew each second.
+        known_ms = limit_ms if waiting.silent_ms is None else min(silent_ms, -(-limit_ms // REPORT_MS) * REPORT_MS)
+        began_s = now_s - waiting.age_ms / 1000.0
+        return Late(
+            endpoint=waiting.endpoint,
+            at_s=began_s + known_ms / 1000.0,
+            began_s=began_s,
+            excess_ms=waiting.age_ms - usual_ms,
+        )

@@ -1,0 +1,160 @@
+"""Judging a member by what is known of its endpoints without requests: probes, scrapes, queues, KV caches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pointsman.failover.detect_state import SLOW_PART, MemberState
+from pointsman.failover.detect_triggers import AbsentAction, Saturation
+from pointsman.failover.model import EndpointView, Finding, Trigger
+
+STALE_S: Final = 5.0
+"""Age from which a queue that was scraped says nothing about now."""
+
+FRESH_S: Final = 2.0
+"""Age up to which a scrape proves that somebody is there: ten tries at the usual five a second."""
+
+ANSWERED_S: Final = 2.0
+"""A request that was answered so lately proves that an endpoint is there, whatever scrapes say."""
+
+DEFAULT_LIMITS: Final = Saturation()
+"""What a full endpoint is where no trigger says it."""
+
+RTT_RISE: Final = 0.001
+"""Part by which the usual time of a scrape follows a longer one at each look, ten times a second: a minute and a half;
+it follows a shorter one at once."""
+
+
+def is_down(member: MemberState, view: EndpointView, now_s: float, *, blind: bool, limit: float) -> bool:
+    """Whether probes say that nobody is there. `blind`: scrapes fail everywhere, so they say something about us."""
+    if view.unhealthy is not None and view.unhealthy >= limit:
+        return True
+    return view.scrape_failing and not blind and now_s - member.endpoint(view.endpoint).good_s > ANSWERED_S
+
+
+def judge_probes(member: MemberState, views: Sequence[EndpointView], now_s: float, *, blind: bool) -> Finding | None:
+    """Most endpoints fail their probes, or nothing."""
+    trigger = member.triggers.probe
+    if trigger is None or not views:
+        return None
+    down = [view.endpoint for view in views if is_down(member, view, now_s, blind=blind, limit=trigger.unhealthy)]
+    if 2 * len(down) <= len(views):
+        return None
+    return Finding(
+        trigger=Trigger.PROBE,
+        value=len(down) / len(views),
+        threshold=0.5,
+        samples=len(views),
+        since_s=now_s,
+        detail=f"{len(down)} of {len(views)} endpoints do not answer",
+    )
+
+
+def judge_absence(member: MemberState, views: Sequence[EndpointView], now_s: float, *, blind: bool) -> Finding | None:
+    """Metrics have been absent for long while scrapes fail and no request is answered, where the policy asks for it."""
+    trigger = member.triggers.metrics_absent
+    if trigger is None or trigger.action is AbsentAction.NEUTRAL or blind:
+        return None
+    gone = [
+        view
+        for view in views
+        if view.scrape_failing
+        and (view.metrics_age_s is None or view.metrics_age_s > trigger.after_s)
+        and now_s - member.endpoint(view.endpoint).good_s > ANSWERED_S
+    ]
+    if 2 * len(gone) <= len(views):
+        return None
+    age_s = min((view.metrics_age_s for view in gone if view.metrics_age_s is not None), default=trigger.after_s)
+    return Finding(
+        trigger=Trigger.METRICS_ABSENT,
+        value=age_s,
+        threshold=trigger.after_s,
+        samples=len(gone),
+        since_s=now_s - age_s,
+        detail=f"no metrics of {len(gone)} of {len(views)} endpoints for {age_s:.0f} s",
+    )
+
+
+def judge_load(member: MemberState, views: Sequence[EndpointView], now_s: float) -> tuple[float | None, Finding | None]:
+    """The fill level (1.0: full; None: not known), and saturation when most endpoints have been full for long enough.
+
+    A site that refuses requests for load is full, whatever its queues say.
+    """
+    trigger = member.triggers.saturation
+    limits = trigger or DEFAULT_LIMITS
+    levels = [level for view in views if (level := _level(view, limits)) is not None]
+    load = sum(levels) / len(levels) if levels else None
+    total, refused = member.overloads.count(member.overloads.size)
+    refusing = refused >= 5 and refused >= 0.1 * total
+    if refusing:
+        load = max(1.0, load or 0.0)
+    full = sum(level >= 1.0 for level in levels)
+    if not (refusing or (levels and 2 * full > len(views))):
+        member.load_s = None
+        return load, None
+    if member.load_s is None:
+        member.load_s = now_s
+    if trigger is None or now_s - member.load_s < trigger.for_s:
+        return load, None
+    return load, Finding(
+        trigger=Trigger.SATURATION,
+        value=load or 1.0,
+        threshold=1.0,
+        samples=len(levels) or total,
+        since_s=member.load_s,
+        detail=f"{full} of {len(views)} endpoints are full"
+        + (f", {refused} of {total} requests were refused" if refusing else ""),
+    )
+
+
+def _level(view: EndpointView, limits: Saturation) -> float | None:
+    if view.metrics_age_s is None or view.metrics_age_s > STALE_S:
+        return None
+    known = [
+        value / limit
+        for value, limit in ((view.waiting, limits.queue), (view.kv_usage, limits.kv))
+        if value is not None and limit > 0
+    ]
+    return max(known) if known else None
+
+
+def follow_rtt(member: MemberState, views: Sequence[EndpointView], *, suspicious: bool) -> None:
+    """The usual time of a scrape: the shortest of the endpoints, which share a network."""
+    rtt_ms = min((view.rtt_ms for view in views if view.rtt_ms is not None and _answers(view)), default=None)
+    if rtt_ms is None:
+        return
+    if member.rtt_ms is None or rtt_ms < member.rtt_ms:
+        member.rtt_ms = rtt_ms
+    elif not suspicious and not _far(member, rtt_ms):
+        member.rtt_ms += RTT_RISE * (rtt_ms - member.rtt_ms)
+
+
+def probes_say(member: MemberState, views: Sequence[EndpointView]) -> bool | None:
+    """Whether a member without traffic is well: most endpoints answer scrapes, soon enough and without a full queue.
+
+    None when nothing is known of them.
+    """
+    if not any(view.metrics_age_s is not None or view.scrape_failing or view.unhealthy is not None for view in views):
+        return None
+    limits = member.triggers.saturation or DEFAULT_LIMITS
+    limit = member.triggers.probe.unhealthy if member.triggers.probe else 0.5
+    well = [
+        view
+        for view in views
+        if (view.unhealthy is None or view.unhealthy < limit)
+        and (_answers(view) or (view.metrics_age_s is None and not view.scrape_failing and view.unhealthy is not None))
+        and not (view.rtt_ms is not None and _far(member, view.rtt_ms))
+        and (_level(view, limits) or 0.0) < 1.0
+    ]
+    return 2 * len(well) > len(views)
+
+
+def _answers(view: EndpointView) -> bool:
+    return not view.scrape_failing and view.metrics_age_s is not None and view.metrics_age_s <= FRESH_S
+
+
+def _far(member: MemberState, rtt_ms: float) -> bool:
+    """A scrape takes so much longer than usual as would make requests slow."""
+    delta_ms = member.triggers.latency.delta_ms if member.triggers.latency else 500.0
+    return member.rtt_ms is not None and rtt_ms - member.rtt_ms >= SLOW_PART * delta_ms
