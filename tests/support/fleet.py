@@ -59,7 +59,7 @@ class Layout:
     """What the manifests of a test say: replicas of each pool at each site, and the weights of the split.
 
     `annotations` are those of the HTTPRoute, `rules` stand before its split, `not_ready` are replicas by name, `edges`
-    further Gateways of the same routes with their sites.
+    further Gateways of the same routes with their sites, `pool_annotations` those of each InferencePool.
     """
 
     stable: dict[str, int] = field(default_factory=lambda: {"us-east": 3, "eu-west": 3})
@@ -74,6 +74,7 @@ class Layout:
     grpc_rules: list[dict[str, Any]] = field(default_factory=list)
     not_ready: frozenset[str] = frozenset()
     edges: dict[str, str] = field(default_factory=dict)
+    pool_annotations: dict[str, str] = field(default_factory=dict)
 
 
 class Manifests:
@@ -161,7 +162,7 @@ class Manifests:
         pool: dict[str, Any] = {
             "apiVersion": "inference.networking.k8s.io/v1",
             "kind": "InferencePool",
-            "metadata": {"name": name, "annotations": {"pointsman.dev/model": MODEL}},
+            "metadata": {"name": name, "annotations": {"pointsman.dev/model": MODEL, **layout.pool_annotations}},
             "spec": {
                 "selector": {"matchLabels": {"app": name}},
                 "targetPorts": [{"number": 8000}],
