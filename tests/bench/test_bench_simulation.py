@@ -192,11 +192,10 @@ def test_deltas_tell_a_peer_of_the_load() -> None:
     simulation._policy.bind(simulation)
     simulation._until(0.0)
     simulation._offer(arrivals[0])
-    table = policy.pickers[1].table
     simulation._until(139.0)  # the next update is at 100 ms, and half a round trip on its way
-    assert table.remote_pending_tokens.sum() == 0
+    assert policy.asked(1).table.remote_pending_tokens.sum() == 0
     simulation._until(141.0)
-    assert table.remote_pending_tokens.sum() == 60_000
+    assert policy.asked(1).table.remote_pending_tokens.sum() == 60_000
     assert policy.pickers[1].stats().in_flight == 0
     assert policy.pickers[1].stats().prefix_blocks == policy.pickers[0].stats().prefix_blocks > 0
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.bench.scenario import RATES, TIME_SCALES, Scenario, Slice
+from pointsman.bench.kinds import KINDS, TIME_SCALES
+from pointsman.bench.scenario import Scenario, Slice
 from pointsman.bench.workload import Sessions, TraceCopies
 from pointsman.core.errors import ConfigError
 from pointsman.replay.generate import MultiTurn, generate, trace_lines
@@ -74,7 +75,7 @@ def test_slices_do_not_overlap(tmp_path: Path) -> None:
     assert not blocks[0] & blocks[1]
     assert tune.fleet.host_tokens
     assert not Scenario(workload="C").fleet.host_tokens
-    assert RATES.keys() == TIME_SCALES.keys()
+    assert all(kind.loads.keys() == TIME_SCALES.keys() for kind in KINDS.values())
 
 
 def test_a_workload_of_a_trace_needs_one() -> None:

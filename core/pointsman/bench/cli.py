@@ -13,22 +13,23 @@ from rich.console import Console
 
 from pointsman.bench.fit import Fitted, Trial, fit, means
 from pointsman.bench.joint import PRODUCTION, Wiring
+from pointsman.bench.kinds import KINDS, TIME_SCALES
 from pointsman.bench.plots import write_plots
 from pointsman.bench.report import Row, as_json, markdown, table
-from pointsman.bench.scenario import RATES, Scenario, Slice
+from pointsman.bench.scenario import Scenario, Slice
 from pointsman.bench.study import POLICIES, study
 from pointsman.core.errors import PointsmanError
 from pointsman.extproc.cost import CostModel
 
 EXIT_REFUSED: Final = 1
 TABLE_COLUMNS: Final = 190
-LOADS: Final = [str(load) for load in RATES]
+LOADS: Final = [str(load) for load in TIME_SCALES]
 
 
 @click.command("policy", context_settings={"show_default": True})
-@click.option("--trace", type=click.Path(path_type=Path), help="Trace in Mooncake's format, for A, B and D.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Trace in Mooncake's format, for A and B.")
 @click.option(
-    "--workload", "workloads", multiple=True, type=click.Choice(["A", "B", "C", "D"]), default=["C"], help="Repeatable."
+    "--workload", "workloads", multiple=True, type=click.Choice(list(KINDS)), default=["C"], help="Repeatable."
 )
 @click.option("--load", "loads", multiple=True, type=click.Choice(LOADS), default=["77"], help="% of what RR can do.")
 @click.option("--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Repeatable; all by default.")
@@ -98,9 +99,9 @@ def policy_command(
 
 
 @click.command("fit", context_settings={"show_default": True})
-@click.option("--trace", type=click.Path(path_type=Path), help="Trace in Mooncake's format, for A, B and D.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Trace in Mooncake's format, for A and B.")
 @click.option(
-    "--workload", "workloads", multiple=True, type=click.Choice(["A", "B", "C", "D"]), default=["C"], help="Repeatable."
+    "--workload", "workloads", multiple=True, type=click.Choice(list(KINDS)), default=["C"], help="Repeatable."
 )
 @click.option("--load", "loads", multiple=True, type=click.Choice(LOADS), default=["77", "92"], help="Repeatable.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=1, help="Runs of each trial.")

@@ -22,12 +22,15 @@ HOST_TOKENS = 1_600_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A region, its replicas, and the price of one of its GPUs in USD an hour (an example, no quotation)."""
+    """A region, its replicas, and the price of one of its GPUs in USD an hour (an example, no quotation).
+
+    `slowdowns` multiply the step times of its replicas in turn: (1.0, 1.7) is every second one a GPU generation back.
+    """
 
     name: str
     replicas: int = 4
     usd_per_gpu_hour: float = 2.5
-    slowdown: float = 1.0
+    slowdowns: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,13 @@ class Fleet:
         """What one replica can hold, host tier included."""
         return self.hbm_tokens + self.host_tokens
 
+    @cached_property
+    def slowdown_of(self) -> tuple[float, ...]:
+        """The slowdown of each replica."""
+        return tuple(
+            region.slowdowns[n % len(region.slowdowns)] for region in self.regions for n in range(region.replicas)
+        )
+
     def rtt(self, gateway: int, replica: int) -> float:
         """Round trip in ms from a region's gateway to a replica."""
         return self.rtt_ms[gateway][self.region_of[replica]]
@@ -80,5 +90,5 @@ class Fleet:
             block_size=BLOCK_TOKENS,
             num_gpu_blocks=self.hbm_tokens // BLOCK_TOKENS,
             num_host_blocks=self.host_tokens // BLOCK_TOKENS,
-            step_time=StepTime(slowdown=self.regions[self.region_of[replica]].slowdown),
+            step_time=StepTime(slowdown=self.slowdown_of[replica]),
         )

@@ -93,6 +93,7 @@ class Joint:
         names = [f"g{n}" for n in range(count)]
         self._states = [GossipState(name, 1) for name in names]
         self._outboxes = [Outbox() for _ in names]
+        self._news = [False] * count
         self.pickers = [
             Picker(
                 clock,
@@ -129,9 +130,18 @@ class Joint:
         clock.advance(max(0.0, self._world.now_ms / 1000.0 - clock.monotonic_s()))
         return self.pickers[view]
 
+    def asked(self, gateway: int) -> Picker:
+        """The gateway's picker as a pick finds it. What peers have told is taken over only now: nothing else reads it, and
+        updates are ten times as many as picks."""
+        picker = self._picker(gateway)
+        if self._wiring.gossip_ms and self._news[gateway]:
+            self._news[gateway] = False
+            picker.remote_loads(self._states[gateway].others(self._world.now_ms / 1000.0))
+        return picker
+
     def choose(self, arrival: Arrival) -> int:
         """Ask the gateway's picker."""
-        picker = self._picker(arrival.gateway)
+        picker = self.asked(arrival.gateway)
         if self._rtt_of != arrival.gateway and self._wiring.shared:
             # One state for all gateways still measures from the gateway that asks.
             self._measure_rtt(picker, arrival.gateway)
@@ -213,7 +223,7 @@ class Joint:
         for peer in range(len(self.pickers)):
             if peer != view:
                 world.later(world.now_ms + fleet.rtt_ms[view][peer] / 2.0, partial(self._heard, peer, update))
-        self._share(view)
+        self._news[view] = True  # peers may have gone silent
         world.later(world.now_ms + self._wiring.gossip_ms, partial(self._gossip, view))
 
     def _heard(self, view: int, update: pb.Update) -> None:
@@ -224,7 +234,4 @@ class Joint:
             picker.placed(endpoint, blocks)
         for entry in received.outcomes:
             picker.feedback(entry, forwarded=True)
-        self._share(view)
-
-    def _share(self, view: int) -> None:
-        self.pickers[view].remote_loads(self._states[view].others(self._world.now_ms / 1000.0))
+        self._news[view] = True

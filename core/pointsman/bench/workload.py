@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from pointsman.replay.generate import MultiTurn, generate
 from pointsman.replay.trace import BLOCK_TOKENS, BYTES_PER_TOKEN, Selection, TraceRequest, load_trace
+
+MULTI_TURN = MultiTurn()
 
 WARM_UP_SHARE = 0.2
 """First part of a run that is not counted: caches fill (the study behind the facts dropped 300 of 1,500 s)."""
@@ -101,16 +103,19 @@ class TraceCopies:
 class Sessions:
     """Generated multi-turn sessions at `rate` requests a second in all; each session stays with the gateway where it
     began. `shares` are the regions' parts of the sessions. `start_s` cuts the beginning off (other slices of the same
-    sessions)."""
+    sessions). `sessions` says what they look like."""
 
     rate: float = 20.0
     start_s: float = 0.0
     duration_s: float = 900.0
     shares: tuple[float, ...] = (1.0, 1.0, 1.0)
+    sessions: MultiTurn = MULTI_TURN
 
     def build(self, seed: int, name: str = "sessions") -> Workload:
         """Generate the sessions of a seed."""
-        requests = generate(MultiTurn(duration_s=self.start_s + self.duration_s, rate=self.rate, seed=seed))
+        requests = generate(
+            replace(self.sessions, duration_s=self.start_s + self.duration_s, rate=self.rate, seed=seed)
+        )
         requests = [r for r in requests if r.arrival_ms >= self.start_s * 1000.0]
         return self.of_requests(requests, seed, name)
 
