@@ -15,7 +15,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.failover_files import FailoverFiles
-from pointsman.app.failover_policies import policies_of
 from pointsman.app.failover_samples import Seconds, pool_of, samples
 from pointsman.app.failover_status import FailoverMetrics, Json, failover_json
 from pointsman.app.leadership import Leadership
@@ -32,6 +31,7 @@ from pointsman.failover import machine
 from pointsman.failover.detect import Detector
 from pointsman.failover.detect_triggers import Triggers
 from pointsman.failover.directives import directives, drained_endpoints
+from pointsman.failover.manifest import policies_of
 from pointsman.failover.model import NOTHING_SPECIAL, EndpointView, Member, Waiting
 from pointsman.failover.spec import FailoverSpec
 from pointsman.failover.state import (
