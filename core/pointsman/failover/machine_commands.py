@@ -135,6 +135,8 @@ def _check_rest(draft: Draft, command: Command, wanted: list[str], bad: int) -> 
         place = refuge(draft, key, max(bad, draft.members[key].bad))
         if place.refusal or (place.recall and command.action is Action.DRAIN):
             left = place.refusal or "the others are not back in service yet"
+            if place.refusal and not place.waits and draft.spec.safety.min_active_sites == 1:
+                left = "no other site would be left that is well"
             raise FailoverError(
                 f"{member_of(key).pool} is not taken from {command.site}: {left}; force it if it must be"
             )

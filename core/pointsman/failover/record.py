@@ -46,7 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     `fault_s`: the first bad sample behind the trigger, the best guess of when it began. `detected_s`: the trigger held.
     `decided_s`: the directives changed, under number `change`. `programmed_s`: every gateway had acknowledged them.
     `recovered_s`: the start of the first full second in which everything went well, at or after `programmed_s`.
-    `outcome`: open, recovered, silent (no requests to tell by), unrecovered, or withdrawn (taken back before).
+    `outcome`: open, recovered, silent (no requests to tell by), or unrecovered. `opened_s`: `State.clock_s` then.
     """
 
     site: str
@@ -66,6 +66,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     truncated: int = 0
     retried: int = 0
     outcome: str = "open"
+    opened_s: float = 0.0
 
     @property
     def rto_s(self) -> float | None:

@@ -35,6 +35,7 @@ def opened(draft: Draft, key: str, *, trigger: str, why: str, by: str = "") -> N
         why=why,
         by=by,
         evidence=found.evidence,
+        opened_s=draft.clock_s,
     )
     for second in draft.seconds:
         record = _counted(record, second)
@@ -70,11 +71,12 @@ def expire(draft: Draft) -> None:
     """Close what cannot be told any more: nobody asked for anything, or it did not get well."""
     still = []
     for record in draft.open:
-        quiet = record.programmed_s and draft.now_s - record.programmed_s > SILENCE_S
+        age_s = draft.clock_s - record.opened_s
+        quiet = record.programmed_s and age_s > SILENCE_S
         asked = any(one.requests for one in draft.seconds if one.end_s > record.programmed_s)
         if quiet and not asked:
             _close(draft, replace(record, outcome="silent"))
-        elif draft.now_s - record.decided_s > GIVE_UP_S:
+        elif age_s > GIVE_UP_S:
             _close(draft, replace(record, outcome="unrecovered"))
         else:
             still.append(record)
