@@ -58,7 +58,7 @@ async def test_an_abort_reaches_every_gateway(tmp_path: Path) -> None:
             return (await told(plane)).get("phase") in names
 
         await eventually(lambda: phase("Paused"), what="half of the traffic is the canary's")
-        async with Load(parts.url, workers=4, limit=50_000) as near, Load(far_url, workers=4, limit=50_000) as far:
+        async with Load(parts.url, workers=16, limit=50_000) as near, Load(far_url, workers=2, limit=50_000) as far:
 
             async def all_send() -> bool:
                 return min(await to_canary(parts, envoys)) > 0
@@ -111,22 +111,22 @@ async def test_blue_green_switches_watches_and_goes_back(tmp_path: Path) -> None
         "analysis": {"interval": "300ms", "checks": checks},
     }
     async with running_fleet(tmp_path, Layout(stable={"us-east": 2}, canary={"us-east": 2})) as fleet:
-        async with Load(fleet.url, workers=4, limit=50_000) as load:
-            apply(fleet, policy(**spec))
-            await reached(fleet, "Paused")
-            await load.progressed(50)
-            assert by_arm(load)[0] == 0, "a preview gets no request of a user"
-            async with Load(fleet.url, workers=2, limit=20, headers={"x-model-variant": "canary"}) as testers:
-                await testers.progressed(20)
-            assert by_arm(testers) == (20, 0), "but testers reach it"
-            await command(fleet, "promote")
-            assert (await reached(fleet, "Promoting"))["weight"] == 1
-            await eventually(_programmed(fleet), what="the gateway has it")
-            async with Load(fleet.url, workers=4, limit=100) as after:
-                await after.progressed(100)
-            assert by_arm(after) == (100, 0), "everybody at once"
-            assert load.outcomes.failed == 0, load.outcomes.failures
-            await faults(fleet, {"error": {"status": 500}})
+        apply(fleet, policy(**spec))
+        await reached(fleet, "Paused")
+        async with Load(fleet.url, workers=4, limit=60) as load:
+            await load.progressed(60)
+        assert by_arm(load) == (0, 60), "a preview gets no request of a user"
+        async with Load(fleet.url, workers=2, limit=20, headers={"x-model-variant": "canary"}) as testers:
+            await testers.progressed(20)
+        assert by_arm(testers) == (20, 0), "but testers reach it"
+        await command(fleet, "promote")
+        assert (await reached(fleet, "Promoting"))["weight"] == 1
+        await eventually(_programmed(fleet), what="the gateway has it")
+        async with Load(fleet.url, workers=4, limit=40) as after:
+            await after.progressed(40)
+        assert (by_arm(after), after.outcomes.failed) == ((40, 0), 0), "everybody at once"
+        await faults(fleet, {"error": {"status": 500}})
+        async with Load(fleet.url, workers=4, limit=50_000):
             found = await reached(fleet, "Aborted")
         assert "errors" in found["why"]
         assert await share(fleet) == 0
@@ -143,16 +143,25 @@ def _programmed(fleet: Fleet) -> object:
 
 
 async def test_a_canary_that_is_too_small_gets_no_more(tmp_path: Path) -> None:
-    """One endpoint with four slots, twelve requests at once: 10 % fit, 50 % would not leave a fifth free."""
+    """One endpoint with four slots, twelve requests that hang: 10 % of them fit, 50 % would not leave a fifth free."""
     steps = [{"weight": "10%", "pause": "300ms"}, {"weight": "50%", "pause": "300ms"}, {"weight": "100%"}]
     gate = {"capacity": {"canaryMinFree": "20%", "slotsPerEndpoint": 4}}
-    async with running_fleet(tmp_path, Layout(stable={"us-east": 2}, canary={"us-east": 1}), speed=5) as fleet:
-        async with Load(fleet.url, workers=12, limit=50_000) as load:
+    async with running_fleet(tmp_path, Layout(stable={"us-east": 2}, canary={"us-east": 1})) as fleet:
+        for name in await fleet.replicas():
+            await fleet.set_faults(name, {"stall": {"where": "before"}})
+        async with Load(fleet.url, workers=12, timeout_s=60):
+            await eventually(_received(fleet, 12), what="all of them wait")
             apply(fleet, policy(steps=steps, gates=gate, analysis={"interval": "300ms"}))
             found = await reached(fleet, "Holding")
             assert (found["step"], found["weight"]) == (1, 0.1)
             assert "no room for 50 %" in found["why"]
-            await load.progressed(60)
-            assert (await rollout(fleet))["step"] == 1
-        assert load.outcomes.failed == 0, load.outcomes.failures
+            for name in await fleet.replicas():
+                await fleet.set_faults(name, None)
         await reached(fleet, "Completed")
+
+
+def _received(fleet: Fleet, count: int) -> object:
+    async def there() -> bool:
+        return sum(replica["requests_received"] for replica in (await fleet.replicas()).values()) >= count
+
+    return there

@@ -148,8 +148,8 @@ CASES: list[tuple[str, Any, str]] = [
     ("analysis.checks.3.webhook.url", "judge:80", 'spec.analysis.checks[3].webhook.url: "judge:80" is not an address to ask (expected http://host[:port]/path, without user and password)'),
     ("analysis.checks.4.prometheus.max", 1, "spec.analysis.checks[4].prometheus: needs either max or min (say which values are good)"),
     ("gates.capacity.canaryMinFree", "much", 'spec.gates.capacity.canaryMinFree: "much" is not a share (expected 0% to 100%, such as 5% or 0.25%)'),
-    ("sites", {}, "spec.sites: not supported yet (remove it)"),
-    ("assignment", {}, "spec.assignment: not supported yet (remove it)"),
+    ("sites", {}, "spec.sites.order: is missing (expected a list)"),
+    ("assignment", {}, "spec.assignment.by: is missing (expected a mapping)"),
     ("strategy", "Shadow", "spec.analysis.checks[0].metric: gateways do not log mirrored requests (expected a webhook or prometheus check with Shadow)"),
 ]  # fmt: skip
 

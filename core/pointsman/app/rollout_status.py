@@ -41,10 +41,13 @@ def rollout_json(state: State, evidence: Evidence, plan: Plan, *, problem: str =
                 "pause_s": step.pause_s,
                 "manual": step.manual,
                 "min_requests": step.min_requests,
+                "site": step.site,
             }
             for step in spec.steps
         ],
         "weight": state.weight / TOTAL_WEIGHT,
+        "site": state.current.site,
+        "sites": [{"site": site, "weight": state.weight_at(site) / TOTAL_WEIGHT} for site in spec.sites],
         "programmed": state.programmed,
         "observed_s": round(state.observed_s, 3),
         "requests": state.requests,

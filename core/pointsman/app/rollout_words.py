@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pointsman.app.operations import GatewayAcks
-from pointsman.core.change import Signature
-from pointsman.core.model import TOTAL_WEIGHT, Split
+from pointsman.core.change import Signature, WeightChange
+from pointsman.core.model import TOTAL_WEIGHT, Mirror, Split
 from pointsman.extproc.feedback import Feedback
 from pointsman.rollout.analysis import CheckResult
 from pointsman.rollout.evidence import Sample
@@ -43,6 +43,22 @@ def weights_of(split: Split, spec: RolloutSpec, weight: int) -> dict[str, int]:
     share = 0 if spec.strategy is Strategy.SHADOW else weight
     canary = (both * share + TOTAL_WEIGHT // 2) // TOTAL_WEIGHT
     return {**weights, spec.canary: canary, spec.stable: both - canary}
+
+
+def weight_change(split: Split, state: State) -> WeightChange:
+    """The change that puts a rollout's weights in force for a rule."""
+    spec = state.spec
+    mirror = Mirror(pool=spec.canary, share=state.weight) if spec.strategy is Strategy.SHADOW else None
+    # Gateways at sites that nobody ordered go with the last one, so the last one needs no entry of its own.
+    rest, *ordered = (*spec.sites[-1:], *spec.sites[:-1]) or ("",)
+    return WeightChange(
+        rule=split.rule,
+        weights=weights_of(split, spec, state.weight_at(rest)),
+        sites={site: weights_of(split, spec, state.weight_at(site)) for site in ordered},
+        owner=owner_of(spec),
+        signature=signature(state, state.why),
+        mirror=mirror,
+    )
 
 
 def verb_of(name: str, *, full: bool) -> Verb | None:

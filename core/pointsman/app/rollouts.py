@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import aiohttp
@@ -18,34 +18,34 @@ from prometheus_client import CollectorRegistry
 from pointsman.app.operations import Operations
 from pointsman.app.outside_checks import ask
 from pointsman.app.rollout_files import RolloutFiles, SavedRollout
+from pointsman.app.rollout_sight import Loads, counts, sight
 from pointsman.app.rollout_status import Json, RolloutMetrics, rollout_json
-from pointsman.app.rollout_words import missing, owner_of, sample_of, signature, weights_of
+from pointsman.app.rollout_words import missing, owner_of, sample_of, signature, weight_change
 from pointsman.core.change import ChangeError, WeightChange
 from pointsman.core.clock import Clock
 from pointsman.core.config import Manifests
 from pointsman.core.errors import PointsmanError
-from pointsman.core.model import Mirror, Plan
+from pointsman.core.model import Plan
 from pointsman.core.overlay import OPERATOR
 from pointsman.core.store import StateError, StateFolder
 from pointsman.extproc.feedback import Feedback
 from pointsman.rollout import machine
-from pointsman.rollout.analysis import CheckResult, analyse, due_for_restart
-from pointsman.rollout.capacity import PoolLoad, room
+from pointsman.rollout.analysis import CheckResult
 from pointsman.rollout.evidence import Evidence
 from pointsman.rollout.manifest import spec_of
-from pointsman.rollout.spec import RolloutSpec, Source, Strategy
+from pointsman.rollout.spec import RolloutSpec, Source
 from pointsman.rollout.state import (
     Command,
     Effect,
     Event,
     NewEvidence,
+    Phase,
     Programmed,
     Report,
     RolloutError,
     SetWeight,
     SpecChanged,
     State,
-    Tick,
 )
 
 log = structlog.get_logger()
@@ -57,8 +57,6 @@ LEFT_ALONE_S: Final = 30.0
 """A policy that is gone for less (a folder that is being rewritten) finds its rollout where it was."""
 
 LEADER_RETRY_S: Final = 1.0
-
-Loads = Callable[[str], PoolLoad]
 
 
 class _Run:
@@ -109,6 +107,7 @@ class Rollouts:
         self._runs: dict[str, _Run] = {}
         self._specs: dict[str, RolloutSpec] = {}
         self._arms: dict[tuple[str, str], tuple[_Run, bool]] = {}
+        self._sites: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
         self._changed = asyncio.Event()
 
@@ -116,6 +115,7 @@ class Rollouts:
 
     def configure(self, manifests: Manifests, plan: Plan) -> None:
         """Take over the policies of a configuration that is in force."""
+        self._sites = {gateway.name: gateway.site for gateway in plan.gateways}
         specs = {policy.key: spec_of(policy, plan) for policy in manifests.rollout_policies}
         if specs != self._specs:
             self._specs = specs
@@ -127,7 +127,8 @@ class Rollouts:
         if found is None:
             return
         run, canary = found
-        run.evidence.add(sample_of(entry), canary=canary)
+        if counts(run.state, self._sites.get(entry.gateway, "")):
+            run.evidence.add(sample_of(entry), canary=canary)
 
     async def command(self, name: str, command: Command) -> Json:
         """Do what a person wants.
@@ -256,8 +257,11 @@ class Rollouts:
         for rule, entry in self._operations.overlay:
             if entry.owner == owner:
                 signed = signature(run.state, "the policy is gone, its weights stay")
+                sites = {site: dict(weights) for site, weights in entry.sites}
                 await self._operations.change(
-                    WeightChange(rule=rule, weights=entry.shares(), owner=OPERATOR, signature=signed, force=True)
+                    WeightChange(
+                        rule=rule, weights=entry.shares(), sites=sites, owner=OPERATOR, signature=signed, force=True
+                    )
                 )
 
     async def _drive(self, run: _Run) -> None:
@@ -286,7 +290,7 @@ class Rollouts:
         async with run.turn:
             if run.unset is not None and event is None:
                 await self._kept(run, run.state, [SetWeight(weight=run.unset)])
-            happened = event if event is not None else self._tick(run)
+            happened = event if event is not None else sight(run.state, run.evidence, run.outside, self._loads)
             state, effects = machine.step(run.state, happened, self._clock.wall_s())
             if event is not None and state == run.state and not effects:
                 return
@@ -323,27 +327,19 @@ class Rollouts:
             split = self._operations.plan().split(rule)
             if split is None:
                 continue  # the rule is gone; the configuration that says so is on its way
-            mirror = Mirror(pool=spec.canary, share=weight) if spec.strategy is Strategy.SHADOW else None
-            outcomes.append(
-                await self._operations.change(
-                    WeightChange(
-                        rule=rule,
-                        weights=weights_of(split, spec, weight),
-                        owner=owner_of(spec),
-                        signature=signature(run.state, run.state.why),
-                        mirror=mirror,
-                    )
-                )
-            )
+            outcomes.append(await self._operations.change(weight_change(split, run.state)))
         run.unset = None
         if run.waiting is not None:
             run.waiting.cancel()
+
+        aborting = run.state.phase is Phase.ABORTING
+        round_s = min(ACK_ROUND_S, spec.abort_within_s) if aborting else ACK_ROUND_S
 
         async def programmed() -> None:
             while True:
                 lacking: list[str] = []
                 for outcome in outcomes:
-                    acks = await self._operations.acks(outcome, ACK_ROUND_S)
+                    acks = await self._operations.acks(outcome, round_s)
                     lacking += [missing(one) for one in acks if not one.done]
                 await self._tried(run, Programmed(weight=weight, missing=tuple(sorted(set(lacking)))))
                 if not lacking:
@@ -361,28 +357,6 @@ class Rollouts:
             await self._operations.note(f"rollout: {report.what}", owner_of(spec), signed)
         except StateError as error:  # the decision stands; a full disk must not stop a roll-back
             log.error("the audit log lacks a decision of a rollout", policy=spec.name, problem=str(error))
-
-    # What a tick sees.
-
-    def _tick(self, run: _Run) -> Tick:
-        state, evidence = run.state, run.evidence
-        spec = state.spec
-        results: list[CheckResult] = []
-        if state.active and state.weight and spec.strategy is not Strategy.SHADOW:
-            judged = {r.name: r for r in analyse(spec, evidence, stable_serves=state.stable_serves)}
-            if due_for_restart(spec, evidence, tuple(judged.values()), state.observed_s):
-                evidence.restart(state.observed_s, new_step=False)
-        else:
-            judged = {}
-        for check in spec.checks:
-            found = judged.get(check.name) if check.source is Source.REQUESTS else run.outside.get(check.name)
-            if found is not None:
-                results.append(found)
-        gate = None
-        if spec.capacity is not None and not state.last_step:
-            following = spec.steps[state.step + 1].weight
-            gate = room(spec.capacity, self._loads(spec.stable), self._loads(spec.canary), following)
-        return Tick(results=tuple(results), requests=evidence.step_requests, room=gate)
 
     async def _ask(self, run: _Run) -> None:
         """Ask the outside checks, all at once."""

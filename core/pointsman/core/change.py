@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -48,7 +48,8 @@ class WeightChange:
     `weights` maps every arm's pool ("namespace/name") to its part, in any unit: they are scaled to 10,000. None clears
     the overlay of the rule: its manifest holds again. `owner` signs the entry: a controller's name, or `OPERATOR`.
     A person cannot change what a controller owns, except with `force`; a controller can take over what a person set.
-    `mirror` is laid over, too. `if_version`: only if this is the rule's version (0: nobody has set anything).
+    `mirror` is laid over, too; `sites` maps sites to the weights that their gateways get instead. `if_version`: only if
+    this is the rule's version (0: nobody has set anything).
     """
 
     rule: str
@@ -56,6 +57,7 @@ class WeightChange:
     signature: Signature
     owner: str = OPERATOR
     mirror: Mirror | None = None
+    sites: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     if_version: int | None = None
     force: bool = False
 
@@ -92,7 +94,8 @@ def decide(overlay: Overlay, plan: Plan, change: WeightChange) -> Decided:
     else:
         assert split is not None
         shares = _shares(split, change.weights, version)
-        after = RuleOverlay.of(shares, owner=change.owner, mirror=change.mirror)
+        sites = {site: _shares(split, weights, version) for site, weights in change.sites.items()}
+        after = RuleOverlay.of(shares, owner=change.owner, mirror=change.mirror, sites=sites)
     if _same(before, after):
         return Decided(overlay=overlay, before=before, after=before, changed=False)
     new = overlay.without_rule(change.rule) if after is None else overlay.with_rule(change.rule, after)
@@ -159,7 +162,7 @@ def _shares(split: Split, weights: Mapping[str, int], version: int) -> dict[str,
 def _same(before: RuleOverlay | None, after: RuleOverlay | None) -> bool:
     if before is None or after is None:
         return before is after
-    return (before.weights, before.owner, before.mirror) == (after.weights, after.owner, after.mirror)
+    return replace(before, version=after.version) == after
 
 
 def _names(rule: str) -> set[str]:

@@ -307,7 +307,8 @@ class Split:
     """The arms of one rule of a route, whatever its matches.
 
     `rule` is the rule id "HTTPRoute/namespace/name/rule". `overlaid`: the decided weights are those of the overlay,
-    which `owner` set (empty: a person) as version `version` of this rule (0: nobody ever did).
+    which `owner` set (empty: a person) as version `version` of this rule (0: nobody ever did). `sites` holds (site,
+    arms) where the gateways at a site get other weights.
     """
 
     rule: str
@@ -316,6 +317,7 @@ class Split:
     owner: str = ""
     version: int = 0
     sticky: str = ""  # "header x-user-id", "cookie user", empty: random
+    sites: tuple[tuple[str, tuple[SplitArm, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

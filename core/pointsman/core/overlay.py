@@ -22,12 +22,16 @@ NONE = 0
 """Version of a rule without an overlay."""
 
 
+Weights = tuple[tuple[str, int], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleOverlay:
     """The effective weights of one rule: pool "namespace/name" → share in 1/10,000, sorted by pool.
 
     They add up to `TOTAL_WEIGHT`, or are all 0 (the rule answers 503). Arms of the rule that are not named get 0.
-    Without `weights` those of the manifest hold, and only the mirror is laid over. `version` is the overlay's
+    Without `weights` those of the manifest hold, and only the mirror is laid over. `sites` holds (site, weights) where
+    gateways at a site get others than the rest, sorted by site. `version` is the overlay's
     `revision` of the last change of this rule: what an optimistic writer compares.
     """
 
@@ -35,19 +39,32 @@ class RuleOverlay:
     mirror: Mirror | None = None
     owner: str = OPERATOR
     version: int = NONE
+    sites: tuple[tuple[str, Weights], ...] = ()
 
     def __post_init__(self) -> None:
-        names = [pool for pool, _ in self.weights]
-        shares = [share for _, share in self.weights]
-        if names != sorted(set(names)):
-            raise ValueError(f"pools are named once and in order, not as {names}")
-        if any(share < 0 for share in shares) or sum(shares) not in {0, TOTAL_WEIGHT}:
-            raise ValueError(f"weights add up to {TOTAL_WEIGHT} or are all 0, not {shares}")
+        for weights in (self.weights, *(weights for _, weights in self.sites)):
+            names = [pool for pool, _ in weights]
+            shares = [share for _, share in weights]
+            if names != sorted(set(names)):
+                raise ValueError(f"pools are named once and in order, not as {names}")
+            if any(share < 0 for share in shares) or sum(shares) not in {0, TOTAL_WEIGHT}:
+                raise ValueError(f"weights add up to {TOTAL_WEIGHT} or are all 0, not {shares}")
+        sites = [site for site, _ in self.sites]
+        if sites != sorted(set(sites)):
+            raise ValueError(f"sites are named once and in order, not as {sites}")
 
     @classmethod
-    def of(cls, weights: Mapping[str, int], *, owner: str = OPERATOR, mirror: Mirror | None = None) -> RuleOverlay:
-        """From a mapping in any order."""
-        return cls(weights=tuple(sorted(weights.items())), owner=owner, mirror=mirror)
+    def of(
+        cls,
+        weights: Mapping[str, int],
+        *,
+        owner: str = OPERATOR,
+        mirror: Mirror | None = None,
+        sites: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> RuleOverlay:
+        """From mappings in any order."""
+        by_site = tuple((site, tuple(sorted(at.items()))) for site, at in sorted((sites or {}).items()))
+        return cls(weights=tuple(sorted(weights.items())), owner=owner, mirror=mirror, sites=by_site)
 
     def shares(self) -> dict[str, int]:
         """The weights as a mapping."""
@@ -113,6 +130,17 @@ class Overlay:
     def rule(self, rule_id: str) -> RuleOverlay | None:
         """What is laid over a rule."""
         return next((entry for name, entry in self.rules if name == rule_id), None)
+
+    def at(self, site: str) -> Overlay:
+        """As it is for the gateways at a site; the same overlay where nothing else is said of it."""
+        rules = tuple(
+            (rule_id, replace(entry, weights=dict(entry.sites).get(site, entry.weights), sites=()))
+            if entry.sites
+            else (rule_id, entry)
+            for rule_id, entry in self.rules
+        )
+        changed = any(a.weights != b.weights for (_, a), (_, b) in zip(rules, self.rules, strict=True))
+        return replace(self, rules=rules) if changed else self
 
     def version(self, rule_id: str) -> int:
         """Version of a rule's entry, `NONE` without one."""

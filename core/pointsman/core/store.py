@@ -118,6 +118,7 @@ class _RuleFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     weights: dict[str, int] = msgspec.field(default_factory=dict)
     owner: str = ""
     mirror: _MirrorFile | None = None
+    sites: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
 
 
 class _OverlayFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -159,6 +160,7 @@ def write_overlay(folder: StateFolder, overlay: Overlay) -> None:
             weights=entry.shares(),
             owner=entry.owner,
             mirror=None if entry.mirror is None else _MirrorFile(entry.mirror.pool, entry.mirror.share),
+            sites={site: dict(weights) for site, weights in entry.sites},
         )
         for rule_id, entry in overlay
     }
@@ -171,4 +173,5 @@ def _entry(rule: _RuleFile) -> RuleOverlay:
         mirror=None if rule.mirror is None else Mirror(pool=rule.mirror.pool, share=rule.mirror.share),
         owner=rule.owner,
         version=rule.version,
+        sites=tuple((site, tuple(sorted(weights.items()))) for site, weights in sorted(rule.sites.items())),
     )

@@ -48,5 +48,15 @@ def room(gate: CapacityGate, stable: PoolLoad, canary: PoolLoad, next_weight: in
     return _result(verdict, f"it would use {use * 100:.0f} % ({text}), {gate.min_free * 100:.0f} % must stay free", use)
 
 
+def share_with(stable: PoolLoad, canary: PoolLoad, weight: int) -> int:
+    """The canary's share of all requests, at most, when `weight` of what a site sends to stable now comes to it."""
+    if stable.in_flight is not None and canary.in_flight is not None:
+        has, rest = float(canary.in_flight), float(stable.in_flight)
+    else:
+        has, rest = canary.kv_used_tokens or 0.0, stable.kv_used_tokens or 0.0
+    share = has / (has + rest) if has + rest else 0.0
+    return round(TOTAL_WEIGHT * share + weight * (1.0 - share))
+
+
 def _result(verdict: Verdict, why: str, use: float | None = None) -> CheckResult:
     return CheckResult(name=NAME, verdict=verdict, why=why, canary=use)

@@ -32,6 +32,7 @@ from pointsman.rollout.state import (
     Tick,
     Verb,
 )
+from pointsman.rollout.words import percent, seconds
 
 Result = tuple[State, list[Effect]]
 
@@ -131,7 +132,7 @@ def _advance(state: State, tick: Tick, now_s: float) -> Result:
     if state.last_step:
         return _complete(state, now_s)
     if tick.room is not None and tick.room.verdict is not Verdict.GOOD:
-        weight = _percent(state.spec.steps[state.step + 1].weight)
+        weight = percent(state.spec.steps[state.step + 1].weight)
         return _wait(state, Phase.HOLDING, now_s, f"no room for {weight}: {tick.room.why}")
     if state.spec.capacity is not None and tick.room is None:
         return _wait(state, Phase.HOLDING, now_s, "the canary's capacity is not known")
@@ -148,7 +149,7 @@ def _passed_because(state: State) -> str:
 
 def _keeps(state: State) -> tuple[Phase, str] | None:
     """What the rollout waits for, and the phase to wait in; None when it may go on."""
-    running = Phase.PROMOTING if _all_in(state) else Phase.PROGRESSING
+    running = _running(state)
     if (stopped := _stopped(state)) is not None:
         return Phase.PAUSED, stopped
     if not state.programmed:
@@ -159,7 +160,7 @@ def _keeps(state: State) -> tuple[Phase, str] | None:
         return Phase.PAUSED, wanted
     left_s = state.current.pause_s - state.observed_s
     if left_s > 0:
-        return running, f"{_seconds(left_s)} of the step are left"
+        return running, f"{seconds(left_s)} of the step are left"
     return _lacks(state, running)
 
 
@@ -214,10 +215,11 @@ def _applies(state: State, name: str) -> bool:
 
 def _enter(state: State, number: int, now_s: float, why: str) -> Result:
     weight = state.spec.steps[number].weight
-    place = f"step {number + 1} of {len(state.spec.steps)}, {_percent(weight)}"
+    site = state.spec.steps[number].site
+    place = f"step {number + 1} of {len(state.spec.steps)}, {percent(weight)}" + (f" at {site}" if site else "")
     state = msgspec.structs.replace(
         state,
-        phase=Phase.PROMOTING if _all_in_at(state, number) else Phase.PROGRESSING,
+        phase=_running(msgspec.structs.replace(state, step=number)),
         begun=True,
         step=number,
         weight=weight,
@@ -250,8 +252,9 @@ def _abort(state: State, now_s: float, why: str, by: str) -> Result:
         state,
         phase=Phase.ABORTED if _is_dry(state.spec) else Phase.ABORTING,
         begun=True,
-        weight=0,
+        weight=min(state.weight, state.spec.abort_weight),
         programmed=_is_dry(state.spec),
+        late=False,
         approved="",
         held_by="",
         why=why,
@@ -272,6 +275,9 @@ def _programmed(state: State, event: Programmed, now_s: float) -> Result:
         return state, []  # of a weight that is no longer wanted
     if event.missing:
         why = f"{WAITS} gateways: {', '.join(event.missing)}"
+        if _too_late(state, now_s):
+            told = f"not everywhere after {state.spec.abort_within_s:g} s: {', '.join(event.missing)}"
+            return msgspec.structs.replace(state, late=True), [Report(what="abort late", why=told)]
         return (state if state.programmed else msgspec.structs.replace(state, why=_but(state, why))), []
     if state.phase is Phase.ABORTING:
         return msgspec.structs.replace(state, phase=Phase.ABORTED, programmed=True, changed_s=now_s), [
@@ -281,6 +287,10 @@ def _programmed(state: State, event: Programmed, now_s: float) -> Result:
         return state, []
     why = "every gateway has the weight" if state.why.startswith(WAITS) else state.why
     return msgspec.structs.replace(state, programmed=True, why=why), []
+
+
+def _too_late(state: State, now_s: float) -> bool:
+    return state.phase is Phase.ABORTING and not state.late and now_s - state.changed_s >= state.spec.abort_within_s
 
 
 def _but(state: State, why: str) -> str:
@@ -304,10 +314,12 @@ def _spec_changed(state: State, spec: RolloutSpec, now_s: float) -> Result:
 def _edited(state: State, spec: RolloutSpec, now_s: float) -> Result:
     """Edited while it runs: if the steps moved, it is in the last one that asks for no more than what is in force."""
     number = min(state.step, len(spec.steps) - 1)
-    if state.active and state.begun and spec.steps[number].weight != state.weight:
-        fitting = [i for i, one in enumerate(spec.steps) if one.weight <= state.weight]
+    site = state.current.site
+    if state.active and state.begun and (spec.steps[number].weight, spec.steps[number].site) != (state.weight, site):
+        there = [(i, one.weight) for i, one in enumerate(spec.steps) if one.site == site]
+        fitting = [i for i, weight in there if weight <= state.weight]
         changed = msgspec.structs.replace(state, spec=spec)
-        return _enter(changed, fitting[-1] if fitting else 0, now_s, "the steps were edited")
+        return _enter(changed, fitting[-1] if fitting else there[0][0], now_s, "the steps were edited")
     kept = {check.name for check in spec.checks if _same_check(state.spec, spec, check.name)}
     state = msgspec.structs.replace(
         state,
@@ -346,8 +358,7 @@ def _command(state: State, command: Command, now_s: float) -> Result:
             if state.spec.paused:
                 raise RolloutError("the manifest pauses this rollout: set spec.paused to false there")
             _need(bool(state.held_by), state, "resume", "nobody paused it; `promote` ends a step that waits")
-            phase = Phase.PROMOTING if _all_in(state) else Phase.PROGRESSING
-            free = msgspec.structs.replace(state, held_by="", phase=phase, why=said, changed_s=now_s)
+            free = msgspec.structs.replace(state, held_by="", phase=_running(state), why=said, changed_s=now_s)
             return free, [Report(what="resumed", why=said, by=command.by)]
         case Verb.PROMOTE | Verb.PROMOTE_FULL:
             return _promote(state, command, said, now_s)
@@ -364,7 +375,7 @@ def _promote(state: State, command: Command, said: str, now_s: float) -> Result:
         state,
         approved=said,
         held_by="",
-        phase=Phase.PROMOTING if _all_in(state) else Phase.PROGRESSING,
+        phase=_running(state),
         why=said,
         changed_s=now_s,
     )
@@ -392,20 +403,10 @@ def _is_dry(spec: RolloutSpec) -> bool:
 
 
 def _all_in(state: State) -> bool:
-    return _all_in_at(state, state.step)
+    """Whether the canary has all requests, if there are sites those of its site."""
+    return state.spec.strategy is not Strategy.SHADOW and state.current.weight == TOTAL_WEIGHT
 
 
-def _all_in_at(state: State, number: int) -> bool:
-    return state.spec.strategy is not Strategy.SHADOW and state.spec.steps[number].weight == TOTAL_WEIGHT
-
-
-def _percent(weight: int) -> str:
-    return f"{weight * 100 / TOTAL_WEIGHT:g} %"
-
-
-def _seconds(seconds: float) -> str:
-    whole = max(1, round(seconds))
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if count]
-    return "".join(parts)
+def _running(state: State) -> Phase:
+    """The phase of a step that nothing keeps."""
+    return Phase.PROMOTING if _all_in(state) and state.last_step else Phase.PROGRESSING

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from pointsman.core.config.policy_kinds import (
     MANUAL,
     BlueGreenPlan,
@@ -11,8 +13,8 @@ from pointsman.core.config.policy_kinds import (
     RolloutPolicy,
     RolloutStep,
     limit_parts,
-    share_of,
 )
+from pointsman.core.config.rollout_parts import SiteOrder, share_of
 from pointsman.core.config.syntax import duration_ms
 from pointsman.core.model import TOTAL_WEIGHT, Plan
 from pointsman.rollout.spec import (
@@ -54,7 +56,7 @@ def spec_of(policy: RolloutPolicy, plan: Plan) -> RolloutSpec:
         stable=stable,
         canary=canary,
         strategy=Strategy(spec.strategy),
-        steps=steps,
+        steps=_at_sites(steps, spec.sites),
         checks=tuple(_check(one) for one in spec.analysis.checks),
         interval_s=duration_ms(spec.analysis.interval) / 1000,
         window_s=duration_ms(spec.analysis.window) / 1000,
@@ -67,6 +69,9 @@ def spec_of(policy: RolloutPolicy, plan: Plan) -> RolloutSpec:
         mode=Mode(spec.mode),
         paused=spec.paused,
         revision=spec.revision,
+        sites=spec.sites.order if spec.sites else (),
+        abort_weight=share_of(spec.on_abort.weight),
+        abort_within_s=duration_ms(spec.on_abort.within) / 1000,
         false_alarm_odds=share_of(spec.analysis.false_alarms) / TOTAL_WEIGHT,
         missed_odds=share_of(spec.analysis.missed) / TOTAL_WEIGHT,
     )
@@ -90,6 +95,20 @@ def _step(manifest: RolloutStep) -> Step:
         manual=manual,
         min_requests=manifest.min_requests,
     )
+
+
+def _at_sites(steps: tuple[Step, ...], sites: SiteOrder | None) -> tuple[Step, ...]:
+    """All steps for each site, one after the other; before the next site begins the canary bakes at the last step."""
+    if sites is None:
+        return steps
+    bake_s = duration_ms(sites.bake) / 1000
+    found: list[Step] = []
+    for site in sites.order:
+        ours = [replace(step, site=site) for step in steps]
+        if site != sites.order[-1]:
+            ours[-1] = replace(ours[-1], pause_s=max(ours[-1].pause_s, bake_s))
+        found += ours
+    return tuple(found)
 
 
 def _blue_green(plan: BlueGreenPlan) -> tuple[Step, ...]:

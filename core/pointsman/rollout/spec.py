@@ -99,13 +99,15 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """Hold `weight` until the pause is over, the requests were seen and every check has passed.
 
-    `manual` waits for a person. With Shadow `weight` is the mirrored share.
+    `manual` waits for a person. With Shadow `weight` is the mirrored share. `site` is the one whose gateways it is
+    about, where the rollout goes from site to site.
     """
 
     weight: int
     pause_s: float = 0.0
     manual: bool = False
     min_requests: int = 0
+    site: str = ""
 
 
 class CapacityGate(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,8 +123,11 @@ class CapacityGate(msgspec.Struct, frozen=True, kw_only=True):
 class RolloutSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A whole RolloutPolicy. `rules` are rule ids ("HTTPRoute/namespace/name/rule"), sorted; pools are cluster names.
 
-    `false_alarm_odds` bounds the chance that a canary within its limits is rolled back, over the whole rollout;
-    `missed_odds` the chance that one beyond `must_catch` passes.
+    `sites` is the order in which sites get the canary, empty: all at once. The steps are then those of the first site,
+    then those of the second, and so on; gateways elsewhere go with the last one. `abort_weight` is what an aborted
+    canary keeps, `abort_within_s` how fast gateways are to follow. `false_alarm_odds` bounds the chance that a canary
+    within its limits is rolled back, over the whole rollout; `missed_odds` the chance that one beyond `must_catch`
+    passes.
     """
 
     name: str
@@ -139,13 +144,16 @@ class RolloutSpec(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = Mode.AUTO
     paused: bool = False
     revision: str = ""
+    sites: tuple[str, ...] = ()
+    abort_weight: int = 0
+    abort_within_s: float = 1.0
     false_alarm_odds: float = ODDS
     missed_odds: float = ODDS
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What makes it another rollout when it changes; everything else may be edited while it runs."""
-        return (self.stable, self.canary, self.strategy.value, self.revision, *self.rules)
+        return (self.stable, self.canary, self.strategy.value, self.revision, *self.rules, *self.sites)
 
     @property
     def request_checks(self) -> tuple[Check, ...]:

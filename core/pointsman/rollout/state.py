@@ -36,13 +36,13 @@ ACTIVE: Final = frozenset({Phase.PROGRESSING, Phase.PAUSED, Phase.HOLDING, Phase
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """A rollout. `weight` (1/10,000) is what the gateways have or are about to get: the canary's share, or with Shadow
-    the mirrored one.
+    the mirrored one. With sites it is that of the gateways at the step's site, and `weight_at` tells those of others.
 
     `begun`: false while the manifest keeps it from its first step. `programmed`: every connected gateway has
     acknowledged `weight`; the step's time, `observed_s`, only counts from then on and while somebody watches.
     `approved`: who said that the step may end; `held_by`: who paused it; both empty for nobody. `passed` are the
     checks that were good since the step began, `streaks` the bad verdicts in a row. `changed_s` and `ticked_s` are
-    wall time.
+    wall time. `late`: gateways took longer to follow an abort than they should.
     """
 
     spec: RolloutSpec
@@ -63,7 +63,21 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     started_s: float = 0.0
     changed_s: float = 0.0
     ticked_s: float = 0.0
+    late: bool = False
     version: int = VERSION
+
+    def weight_at(self, site: str) -> int:
+        """The canary's share (1/10,000) at the gateways of a site; those of sites that nobody ordered go last."""
+        sites = self.spec.sites
+        if not sites:
+            return self.weight
+        ours = sites.index(site) if site in sites else len(sites) - 1
+        current = sites.index(self.current.site)
+        if ours == current:
+            return self.weight
+        if ours > current:
+            return 0
+        return self.spec.abort_weight if self.phase in {Phase.ABORTING, Phase.ABORTED} else TOTAL_WEIGHT
 
     @property
     def current(self) -> Step:

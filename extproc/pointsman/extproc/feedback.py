@@ -45,9 +45,10 @@ class Feedback:
     `status` 0: no response yet. `ttft_ms` is None until the first body byte. `failed` says that the upstream (not the
     client) broke the request off; `attempts` counts upstream requests, 0 unknown. `retry_after_s` is what the
     upstream asked for with a 429 or 503, 0 unknown (the access log must have the header `retry-after`).
-    `route` names the Plan's rule; `grpc_status` is None for what is not gRPC. `added_ms` is the time from the request's
-    last byte in to its first byte to the endpoint, None where it never got that far. `attempted` are the endpoints that
-    a retried request was sent to, in order; the last is `upstream`.
+    `route` names the Plan's rule, `gateway` the Gateway whose proxy logged it ("" unknown); `grpc_status` is None for
+    what is not gRPC. `added_ms` is the time from the request's last byte in to its first byte to the endpoint, None
+    where it never got that far. `attempted` are the endpoints that a retried request was sent to, in order; the last
+    is `upstream`.
 
     What the picker adds from its account (`InFlight.told`): `expected_ms`, what the pick expected until the first byte,
     only on the entry that tells of it first, or of the end without one, and only where the first choice served an
@@ -69,6 +70,7 @@ class Feedback:
     retry_after_s: float = 0.0
     route: str = ""
     grpc_status: int | None = None
+    gateway: str = ""
     added_ms: float | None = None
     attempted: tuple[str, ...] = ()
     expected_ms: float | None = None
@@ -87,13 +89,13 @@ class Feedback:
         return self.failed or self.status in BROKEN_STATUS
 
 
-def entries(message: als_pb2.StreamAccessLogsMessage) -> Iterator[Feedback]:
+def entries(message: als_pb2.StreamAccessLogsMessage, gateway: str = "") -> Iterator[Feedback]:
     """The entries of one message, in order; those of requests that never had a pick have an empty pick id."""
     for entry in message.http_logs.log_entry:
-        yield from_entry(entry)
+        yield from_entry(entry, gateway)
 
 
-def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
+def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry, gateway: str = "") -> Feedback:
     """Read one entry; fields that are absent or make no sense count as unknown."""
     common = entry.common_properties
     tags = common.custom_tags
@@ -114,6 +116,7 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> Feedback:
         retry_after_s=_seconds(entry.response.response_headers.get("retry-after", "")),
         route=common.route_name,
         grpc_status=_grpc_status(tags.get(TAG_GRPC, "")),
+        gateway=gateway,
         added_ms=_microseconds(tags.get(TAG_ADDED, "")),
         attempted=_attempted(common, attempts) if attempts > 1 else (),
     )

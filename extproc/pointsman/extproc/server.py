@@ -170,9 +170,11 @@ class _Shell:
     async def access_logs(
         self, messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], context: Context
     ) -> als_pb2.StreamAccessLogsResponse:
-        """The access log of one Envoy worker, for as long as it lives."""
+        """The access log of one Envoy worker, for as long as it lives. Only its first message says whose it is."""
+        gateway = ""
         while (message := await context.read()) is not grpc.aio.EOF:
-            for entry in entries(message):
+            gateway = message.identifier.node.cluster or gateway
+            for entry in entries(message, gateway):
                 account = self._picker.feedback(entry)
                 self._metrics.heard(entry, matched=account is not None)
                 if self._on_feedback is not None:

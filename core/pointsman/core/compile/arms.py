@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pointsman.core.compile.assignments import Assigned
 from pointsman.core.compile.weights import normalise
 from pointsman.core.config.route_annotations import OnUnavailable
 from pointsman.core.model import TOTAL_WEIGHT, Health, Mirror, Note, Pool, Split, SplitArm, WeightedPool
@@ -20,11 +21,13 @@ _READY = frozenset({Health.UNKNOWN, Health.HEALTHY, Health.DEGRADED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """What lies over the manifests of routes: the overlay, the pools there are, those that cannot serve and why."""
+    """What lies over the manifests of routes: the overlay, the pools there are, those that cannot serve and why, and
+    whom policies assign."""
 
     overlay: Overlay = EMPTY
     pools: frozenset[str] = frozenset()
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    assignments: tuple[Assigned, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class Settled:
     notes: tuple[Note, ...]
 
 
-def layer_of(pools: Iterable[Pool], overlay: Overlay) -> Layer:
+def layer_of(pools: Iterable[Pool], overlay: Overlay, assignments: tuple[Assigned, ...] = ()) -> Layer:
     """The layer for these pools."""
     all_pools = {pool.name: pool for pool in pools}
     found = {name: reason for name, pool in all_pools.items() if (reason := _unavailable(pool))}
@@ -45,6 +48,7 @@ def layer_of(pools: Iterable[Pool], overlay: Overlay) -> Layer:
         overlay=overlay,
         pools=frozenset(all_pools),
         unavailable={**dict.fromkeys(overlay.unavailable, FOUND_DOWN), **found},
+        assignments=assignments,
     )
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from pointsman.core.compile.arms import layer_of, vanished_rules
+from pointsman.core.compile.assignments import assignments_of
 from pointsman.core.compile.hosts import virtual_hosts
+from pointsman.core.compile.options_failover import leading_policies, site_tiers
 from pointsman.core.compile.pools import compile_pool, compile_site, site_order
 from pointsman.core.compile.precedence import RankedRule
-from pointsman.core.compile.rules import compile_route
+from pointsman.core.compile.rules import CompiledRoute, compile_route
 from pointsman.core.config.attachment import listeners_of
 from pointsman.core.config.check_pools import pool_key
 from pointsman.core.config.gateway_kinds import Gateway as GatewayManifest
 from pointsman.core.config.manifests import Manifests
 from pointsman.core.config.pool_kinds import EndpointSlice
 from pointsman.core.config.route_kinds import Route
-from pointsman.core.model import Endpoint, Gateway, Listener, Plan, Pool
+from pointsman.core.model import Endpoint, Gateway, Listener, Plan, Pool, Split
 from pointsman.core.overlay import EMPTY, Overlay
+
+Compiled = dict[str, CompiledRoute]
+"""Compiled routes by "HTTPRoute/namespace/name"."""
 
 
 def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
@@ -27,18 +33,41 @@ def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
     """
     routes = manifests.routes()
     pools = _pools({pool.key for pool in manifests.pools}, manifests, site_order("", manifests.sites), overlay)
-    layer = layer_of(pools, overlay)
-    compiled = {f"{route.kind}/{route.key}": compile_route(route, layer) for route in routes}
-    ranked = {name: one.ranked for name, one in compiled.items()}
+    assignments = assignments_of(manifests.rollout_policies)
+
+    def compiled_at(site: str) -> Compiled:
+        layer = layer_of(pools, overlay.at(site), assignments)
+        return {f"{route.kind}/{route.key}": compile_route(route, layer) for route in routes}
+
+    compiled = compiled_at("")
+    special = sorted({gateway.site for gateway in manifests.gateways if overlay.at(gateway.site) is not overlay})
+    by_site = {site: compiled_at(site) for site in special}
     splits = sorted((split for one in compiled.values() for split in one.splits), key=lambda split: split.rule)
     notes = [note for one in compiled.values() for note in one.notes]
     return Plan(
-        gateways=tuple(_gateway(gateway, manifests, routes, ranked, overlay) for gateway in manifests.gateways),
+        gateways=tuple(
+            _gateway(gateway, manifests, routes, _ranked(by_site.get(gateway.site, compiled)), overlay)
+            for gateway in manifests.gateways
+        ),
         sites=tuple(compile_site(site) for site in manifests.sites),
         pools=pools,
-        splits=tuple(splits),
+        splits=tuple(_with_sites(split, by_site) for split in splits),
         notes=(*notes, *vanished_rules(overlay, (split.rule for split in splits))),
     )
+
+
+def _ranked(compiled: Compiled) -> dict[str, tuple[RankedRule, ...]]:
+    return {name: one.ranked for name, one in compiled.items()}
+
+
+def _with_sites(split: Split, by_site: dict[str, Compiled]) -> Split:
+    """The split with the sites whose gateways get other weights."""
+    route = split.rule.rpartition("/")[0]
+    found = {
+        site: next(one.arms for one in compiled[route].splits if one.rule == split.rule)
+        for site, compiled in by_site.items()
+    }
+    return replace(split, sites=tuple((site, arms) for site, arms in found.items() if arms != split.arms))
 
 
 def _gateway(
@@ -76,8 +105,17 @@ def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay
     slices: dict[str, list[EndpointSlice]] = {}
     for one in manifests.endpoint_slices:
         slices.setdefault(pool_key(one), []).append(one)
+    tiers = {name: site_tiers(policy, manifests.sites) for name, policy in leading_policies(manifests).items()}
     return tuple(
-        compile_pool(pool, slices.get(pool.key, []), sites, order, overlay=overlay, objectives=manifests.objectives)
+        compile_pool(
+            pool,
+            slices.get(pool.key, []),
+            sites,
+            order,
+            overlay=overlay,
+            tiers=tiers.get(pool.key),
+            objectives=manifests.objectives,
+        )
         for pool in manifests.pools
         if pool.key in names
     )

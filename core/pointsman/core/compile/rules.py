@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pointsman.core.compile.arms import Layer, Settled, settle
+from pointsman.core.compile.assignments import terms_for
 from pointsman.core.compile.experiments import fall_back, reject_unknown
 from pointsman.core.compile.precedence import Origin, Rank, RankedRule
 from pointsman.core.compile.weights import normalise
@@ -73,10 +74,12 @@ def compile_route(route: Route, layer: Layer) -> CompiledRoute:
     for index, rule in enumerate(route.spec.rules):
         rule_id = f"{route.kind}/{route.key}/{_rule_name(rule, index)}"
         settled = settle(rule_id, _arms(route, rule.backend_refs), layer, terms.on_unavailable)
-        written += _ranked(_Place(route, rule, index, rule_id), settled, terms)
+        pools = [arm.pool for arm in settled.arms]
+        ours = terms_for(layer.assignments, f"{route.kind}/{route.key}", rule.name, pools, terms)
+        written += _ranked(_Place(route, rule, index, rule_id), settled, ours)
         notes += settled.notes
         if settled.arms:
-            splits.append(replace(settled.split, sticky=_sticky(terms)))
+            splits.append(replace(settled.split, sticky=_sticky(ours)))
     ranked, fallen = fall_back(written, terms, layer.unavailable)
     return CompiledRoute(ranked=tuple(reject_unknown(ranked, terms)), splits=tuple(splits), notes=(*notes, *fallen))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pointsman.core.config.attachment import listeners_of
 from pointsman.core.config.document import Path, shown
 from pointsman.core.config.index import Index, Item, suggest_key
+from pointsman.core.config.meta import SITE
 from pointsman.core.config.policy_kinds import RolloutPolicy, TargetRef
-from pointsman.core.config.route_kinds import BackendRef, Route, RouteRule
+from pointsman.core.config.route_annotations import STICKY_COOKIE, STICKY_HEADER
+from pointsman.core.config.route_kinds import BackendRef, GRPCRoute, HTTPRoute, Route, RouteRule
 from pointsman.core.config.schema import suggest
 from pointsman.core.errors import Problem
 
@@ -18,6 +21,7 @@ def check_policies(index: Index) -> Iterator[Problem]:
     for item in index.rollout_policies.values():
         for position, ref in enumerate(item.object.spec.target_refs):
             yield from _target(index, item, ("spec", "targetRefs", position), ref, taken)
+        yield from _sites(index, item)
 
 
 def _target(
@@ -39,6 +43,7 @@ def _target(
             what = f"{ref.kind} {key} has no rule {shown(ref.section_name)}"
             yield item.problem((*path, "sectionName"), what, suggest(ref.section_name, names) or "name the rule there")
             return
+    yield from _one_assignment(item, found)
     pools = {item.object.pool_key(item.object.spec.stable), item.object.pool_key(item.object.spec.canary)}
     split = [(number, rule) for number, rule in rules if pools <= _pools(route, rule)]
     if not split or (ref.section_name and len(split) < len(rules)):
@@ -54,6 +59,34 @@ def _target(
         other = taken.setdefault((f"{ref.kind}/{key}", number), place)
         if other != place:
             yield item.problem(path, f"rule {number} of {ref.kind} {key} has two policies", f"the other is at {other}")
+
+
+def _one_assignment(item: Item[RolloutPolicy], route: Item[HTTPRoute] | Item[GRPCRoute]) -> Iterator[Problem]:
+    """Users are assigned by the policy or by the route, not by both."""
+    if item.object.spec.assignment is None:
+        return
+    for name in (STICKY_HEADER, STICKY_COOKIE):
+        if name in route.object.metadata.annotations:
+            what = f"{route.object.kind} {route.object.key} has the annotation {name}, too"
+            place = route.place(("metadata", "annotations", name))
+            yield item.problem(("spec", "assignment"), what, f"remove one; the other is at {place}")
+
+
+def _sites(index: Index, item: Item[RolloutPolicy]) -> Iterator[Problem]:
+    """Each site of the order exists, and a gateway with a route of the policy stands there."""
+    spec = item.object.spec
+    for position, name in enumerate(spec.sites.order if spec.sites else ()):
+        path = ("spec", "sites", "order", position)
+        if name not in index.sites:
+            if not index.is_broken("Site", name):
+                yield item.problem(path, f"no Site {shown(name)}", suggest_key(name, index.sites, "Site"))
+            continue
+        names = {item.object.route_name(ref) for ref in spec.target_refs}
+        routes = [route for route in index.routes() if f"{route.object.kind}/{route.object.key}" in names]
+        here = [gateway.object for gateway in index.gateways.values() if gateway.object.site == name]
+        if not any(listeners_of(gateway, route.object) for gateway in here for route in routes):
+            what = f"no Gateway with a route of this policy stands at {name}"
+            yield item.problem(path, what, f"annotate one with {SITE}: {name}, or take the site out of the order")
 
 
 def _pools(route: Route, rule: RouteRule) -> set[str]:

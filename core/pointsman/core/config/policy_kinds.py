@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta
 
 from pointsman.core.config.document import Path, shown
 from pointsman.core.config.meta import Duration, Label, Name, Resource
+from pointsman.core.config.rollout_parts import Assignment, OnAbort, Share, SiteOrder, share_of
 from pointsman.core.config.schema import Complaint, Fields, rule
 from pointsman.core.config.syntax import duration, duration_ms
 from pointsman.core.model import TOTAL_WEIGHT
@@ -27,7 +28,6 @@ MIN_INTERVAL_MS = 200
 MAX_STEPS = 64
 MAX_CHECKS = 32
 
-_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,2})?)%\Z")
 _LIMIT = re.compile(r"(\+?)([0-9]{1,9}(?:\.[0-9]{1,4})?)(%|pp|ms|s)\Z")
 
 RATE_METRICS = frozenset({"errorRate", "retryRate", "clientErrorRate"})
@@ -37,19 +37,6 @@ MetricName = Literal[
     "e2e.p50", "e2e.p90", "e2e.p95", "e2e.p99",
     "itl.p50", "itl.p90", "itl.p95", "itl.p99",
 ]  # fmt: skip
-
-
-def percent(value: str) -> Complaint | None:
-    """A share from 0 % to 100 % in steps of 0.01 %."""
-    found = _PERCENT.match(value)
-    if found and float(found[1]) <= 100:
-        return None
-    return f"{shown(value)} is not a share", "expected 0% to 100%, such as 5% or 0.25%"
-
-
-def share_of(value: str) -> int:
-    """A valid `percent` in 1/10,000."""
-    return round(float(value.removesuffix("%")) * TOTAL_WEIGHT / 100)
 
 
 def limit(value: str) -> Complaint | None:
@@ -87,7 +74,6 @@ def http_url(value: str) -> Complaint | None:
     return f"{shown(value)} is not an address to ask", "expected http://host[:port]/path, without user and password"
 
 
-Share = Annotated[str, rule(percent)]
 Bound = Annotated[str, rule(limit)]
 Url = Annotated[str, Meta(max_length=2048), rule(http_url)]
 
@@ -243,13 +229,15 @@ class Gates(Fields, frozen=True, kw_only=True):
 
 
 class RolloutPolicySpec(Fields, frozen=True, kw_only=True):
-    not_yet: ClassVar[frozenset[str]] = frozenset({"sites", "assignment", "onAbort"})
     target_refs: Annotated[tuple[TargetRef, ...], Meta(min_length=1, max_length=16)]
     stable: PoolRef
     canary: PoolRef
     strategy: Literal["Canary", "BlueGreen", "Shadow"] = "Canary"
     steps: Annotated[tuple[RolloutStep, ...], Meta(max_length=MAX_STEPS)] = ()
     blue_green: BlueGreenPlan | None = None
+    sites: SiteOrder | None = None
+    assignment: Assignment | None = None
+    on_abort: OnAbort = OnAbort()
     analysis: Analysis = Analysis()
     gates: Gates = Gates()
     mode: Literal["Auto", "Manual", "DryRun"] = "Auto"
@@ -297,6 +285,9 @@ class RolloutPolicySpec(Fields, frozen=True, kw_only=True):
 
     def _shadow(self) -> Found:
         why = "gateways do not log mirrored requests"
+        for field in ("sites", "assignment"):
+            if getattr(self, field) is not None:
+                yield (field,), "does not belong to strategy Shadow", "remove it"
         for index, check in enumerate(self.analysis.checks):
             if check.metric is not None:
                 yield ("analysis", "checks", index, "metric"), why, "expected a webhook or prometheus check with Shadow"
