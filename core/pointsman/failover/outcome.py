@@ -31,8 +31,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One request as its client saw it.
 
     `gateway`: the site of the gateway that was asked. `first_s`: the first content of the answer, 0: none came.
-    `status`: 0 when no answer began. `complete`: the whole answer came, with `[DONE]` where it was streamed. `error`: how
-    it broke off, "" when it ended cleanly. `late`: the client gave up. `replica`: who answered.
+    `status`: 0 when no answer began. `complete`: the whole answer came, with `[DONE]` where it was streamed. `error`:
+    how it broke off, "" when it ended cleanly. `late`: the client gave up. `replica`: who answered.
     """
 
     source: Literal["probe", "load"]
@@ -148,7 +148,8 @@ def count(requests: Iterable[Seen], base: Baseline) -> Counts:
 class Recovery:
     """When it was over. `recovered_s`: the start of the first good window, None: there was none.
 
-    `relapses`: what went wrong after that window had begun. `last_bad_s`: the last thing that went wrong, None: nothing.
+    `relapses`: what went wrong after that window had begun. `last_bad_s`: when the last thing went wrong, None: nothing
+    did.
     """
 
     recovered_s: float | None

@@ -13,6 +13,9 @@ EMBEDDED: Final = "embedded"
 """The set-up that a drill starts by itself: its model servers are simulated, all else is real."""
 
 
+NOTHING: Final = Counts()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
     """What a drill must reach; None: not asked for.
@@ -65,7 +68,7 @@ class Run:
     number: int = 1
     rto_s: float | None = None
     relapses: int = 0
-    counts: Counts = Counts()
+    counts: Counts = NOTHING
     switches: int = 0
     detected_s: float | None = None
     decided_s: float | None = None

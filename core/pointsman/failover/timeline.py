@@ -37,7 +37,7 @@ def bins(
 def _layer(seen: Seen, site_of: Mapping[str, str], base: Baseline) -> str:
     what = outcome(seen)
     if what is not Outcome.OK:
-        return what.value
+        return str(what.value)
     return "slow" if base.slow(seen) else site_of.get(seen.replica, "?")
 
 
@@ -85,8 +85,8 @@ def timeline(
                     f'<rect x="{x(step * STEP_S):.1f}" y="{y:.1f}" width="{max(scale - 0.5, 0.5):.1f}" '
                     f'height="{rise:.1f}" fill="{colours[name]}"/>'
                 )
-    for second in range(math.ceil(first * STEP_S), math.floor(last * STEP_S) + 1):
-        parts.append(_text(x(second), bottom + 14, f"{second} s", 10, anchor="middle"))
+    seconds = range(math.ceil(first * STEP_S), math.floor(last * STEP_S) + 1)
+    parts += [_text(x(second), bottom + 14, f"{second} s", 10, anchor="middle") for second in seconds]
     parts.append(_text(_LEFT - 6, _TOP + 10, f"{tall}", 10, anchor="end"))
     for number, moment in enumerate(moments):
         place, row = x(moment.at_s), bottom + 30 + _LINE * number

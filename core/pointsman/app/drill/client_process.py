@@ -1,8 +1,8 @@
 """The clients of a drill, a process of their own: `python -m pointsman.app.drill.client_process ORDERS`.
 
 They know the gateways' addresses and nothing else of Pointsman. Requests go out at fixed times, whatever became of
-those before (an open loop); every other one is streamed. Each request that has ended is one JSON line on stdout, and ten
-times a second a line says since when the oldest is still open. Ends with SIGTERM.
+those before (an open loop); every other one is streamed. Each request that has ended is one JSON line on stdout, and
+ten times a second a line says since when the oldest is still open. Ends with SIGTERM.
 """
 
 from __future__ import annotations

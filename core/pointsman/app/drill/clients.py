@@ -55,7 +55,7 @@ class Watch:
 
 @asynccontextmanager
 async def clients(gateways: Mapping[str, str], per_s: Mapping[str, float]) -> AsyncIterator[Watch]:
-    """A prober with ten requests a second and a load of `per_s` at each gateway (site → URL), each in its own process."""
+    """A prober with ten requests/s and a load of `per_s` at each gateway (site → URL), each in a process of its own."""
     watch = Watch()
     orders = (
         Orders(source="probe", gateways=dict(gateways), per_s=dict.fromkeys(gateways, PROBES_PER_S), fresh=True),

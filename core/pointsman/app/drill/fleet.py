@@ -46,6 +46,8 @@ STREAM_AGE_S: Final = 5.0
 _SOON: Final = aiohttp.ClientTimeout(total=1)
 _POINTSMAN: Final = ("-c", "from pointsman.app.cli import main; main()")
 _DOMAIN: Final = "drill"
+_AT_REST: Final = frozenset({"Healthy", "Standby"})
+_HELD_BACK: Final = frozenset({"Failed", "HoldDown", "Ramping"})
 _CLUSTER: Final = f"default/{POOL}"
 
 
@@ -70,11 +72,10 @@ class SiteParts:
 class DrillFleet:
     """The running set-up. `heal` ends every fault and starts what was killed."""
 
-    def __init__(self, folder: Path, *, primary: str, tls: bool, extra: Sequence[Json] = ()) -> None:
+    def __init__(self, folder: Path, *, primary: str, tls: bool) -> None:
         self._primary = primary
         self._config = folder / "config"
         self._ca = TrialCa(folder / "certificates") if tls else None
-        self._extra = tuple(extra)
         self._stack = AsyncExitStack()
         self._frozen: set[int] = set()
         self._full: dict[int, tuple[int, int]] = {}
@@ -102,7 +103,7 @@ class DrillFleet:
             DrillError, EnvoyError: a part did not become ready.
         """
         self.session = await self._stack.enter_async_context(aiohttp.ClientSession())
-        self._write()
+        manifests.write(self._config, self.places, primary=self._primary)
         if self._ca is not None:
             self._ca.server([place.control_plane[0] for place in self.places])
         for parts in self.sites.values():
@@ -169,15 +170,39 @@ class DrillFleet:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
             self._full[pid] = (soft, hard)
 
-    def evacuate(self, site: str) -> None:
-        """Say in the manifests that a site is to take no new requests; "" takes it back."""
+    async def command(self, action: str, site: str) -> None:
+        """Ask every control plane to do something with a site, as `pointsman site` does.
+
+        Raises:
+            DrillError: one refuses or does not answer.
+        """
+        body = {"site": site, "actor": "drill", "reason": "drill", "force": True}
+        for parts in self.sites.values():
+            try:
+                async with self.session.post(f"{parts.admin}/api/v1/failover/{action}", json=body) as response:
+                    if response.status != 200:
+                        said = await response.text()
+                        raise DrillError(f"the control plane of {parts.place.site} does not {action} {site}: {said}")
+            except (aiohttp.ClientError, OSError) as error:
+                raise DrillError(f"the control plane of {parts.place.site} does not answer: {error}") from error
+
+    async def evacuate(self, site: str) -> None:
+        """Take every new request away from a site."""
         self._evacuated = site
-        self._write()
+        await self.command("evacuate", site)
+
+    async def policies(self, site: str) -> list[Json]:
+        """What the control plane of a site says of failover, [] while it does not answer."""
+        try:
+            url = f"{self.sites[site].admin}/api/v1/failover"
+            async with self.session.get(url, timeout=_SOON) as response:
+                found: list[Json] = (await response.json(content_type=None))["policies"]
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError):
+            return []
+        return found
 
     async def heal(self) -> None:
         """End every fault and start what was killed."""
-        if self._evacuated:
-            self.evacuate("")
         self._thaw_all()
         for pid, limits in self._full.items():
             with contextlib.suppress(ProcessLookupError):
@@ -188,6 +213,9 @@ class DrillFleet:
                 relay.mend()
         await self._start_missing()
         await self.set_faults(list(self.site_of), None)
+        if self._evacuated:
+            await self.command("activate", self._evacuated)
+            self._evacuated = ""
 
     async def at_rest(self) -> str:
         """Why the gateways do not send to every replica as they should yet, "" when they do."""
@@ -211,7 +239,17 @@ class DrillFleet:
                 health = dict(host["health_status"])
                 if health.pop("eds_health_status", "HEALTHY") not in {"HEALTHY", "UNKNOWN"} or any(health.values()):
                     return f"the gateway of {site} holds {host.get('hostname', 'a replica')} for unwell: {health}"
+        for site in self.sites:
+            for policy in await self.policies(site):
+                if away := [one for one in policy["sites"] if one["state"] not in _AT_REST]:
+                    await self._bring_back(away)
+                    return f"the control plane of {site} holds {away[0]['site']} for {away[0]['state']}"
         return ""
+
+    async def _bring_back(self, away: Sequence[Json]) -> None:
+        """What failed is well again: do not wait for the rest of the hold-down, the next drill wants to begin."""
+        for site in {one["site"] for one in away if one["state"] in _HELD_BACK}:
+            await self.command("failback", site)
 
     async def _start_missing(self) -> None:
         """Start what does not run, replicas first."""
@@ -320,9 +358,6 @@ class DrillFleet:
                 os.kill(pid, signal.SIGCONT)
         self._frozen.clear()
 
-    def _write(self) -> None:
-        manifests.write(self._config, self.places, evacuated=self._evacuated, extra=self._extra)
-
 
 def _children(parts: SiteParts) -> list[ChildProcess | None]:
     return [parts.envoy.child if parts.envoy else None, parts.control_plane, parts.simulator]
@@ -362,15 +397,13 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def drill_fleet(
-    folder: Path, *, primary: str = SITES[0], tls: bool = False, extra: Sequence[Json] = ()
-) -> AsyncIterator[DrillFleet]:
+async def drill_fleet(folder: Path, *, primary: str = SITES[0], tls: bool = False) -> AsyncIterator[DrillFleet]:
     """The set-up with its files in `folder`; `primary` is the site that everybody is near to. It ends with the block.
 
     Raises:
         PointsmanError: a part did not start.
     """
-    fleet = DrillFleet(folder, primary=primary, tls=tls, extra=extra)
+    fleet = DrillFleet(folder, primary=primary, tls=tls)
     try:
         await fleet.start()
         yield fleet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,7 +47,7 @@ class Scene:
         self.said.append((time.monotonic(), what))
 
 
-Inject = Callable[[Scene], Awaitable[None]]
+Inject = Callable[[Scene], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ async def _site(scene: Scene) -> None:
 
 async def _evacuate(scene: Scene) -> None:
     scene.fault(f"{scene.site} is to be evacuated", scene.replicas)
-    scene.fleet.evacuate(scene.site)
+    await scene.fleet.evacuate(scene.site)
 
 
 async def _flapping(scene: Scene) -> None:

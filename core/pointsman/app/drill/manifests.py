@@ -20,6 +20,7 @@ RTT_MS: Final = 120
 of the drill is."""
 MODEL: Final = "llama-3-8b"
 POOL: Final = "llm"
+STREAMED_RULE: Final = "streamed"
 STREAMED: Final = ("accept", "text/event-stream")
 """The header by which the route tells streamed requests from others: limits on silence are for these only."""
 
@@ -63,16 +64,16 @@ def _free(address: str) -> tuple[str, int]:
         return address, port
 
 
-def write(folder: Path, where: Sequence[Place], *, evacuated: str = "", extra: Sequence[Json] = ()) -> None:
-    """All manifests in one file, whole or not at all; `evacuated` is a site that is to take no new requests."""
-    documents = [*_sites(where, evacuated), *_gateways(where), _route(where), *_pool(where), *extra]
+def write(folder: Path, where: Sequence[Place], *, primary: str) -> None:
+    """All manifests in one file, whole or not at all. `primary` is the site that serves while it can."""
+    documents = [*_sites(where), *_gateways(where), _route(where), *_pool(where), *_policies(where, primary)]
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder.parent / ".fleet.draft"
     draft.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
     draft.replace(folder / "fleet.yaml")
 
 
-def _sites(where: Sequence[Place], evacuated: str) -> list[Json]:
+def _sites(where: Sequence[Place]) -> list[Json]:
     return [
         {
             "apiVersion": "pointsman.dev/v1alpha1",
@@ -80,7 +81,6 @@ def _sites(where: Sequence[Place], evacuated: str) -> list[Json]:
             "metadata": {"name": place.site},
             "spec": {
                 "locality": {"region": place.site},
-                "state": "Evacuated" if place.site == evacuated else "Active",
                 "rttMs": {other.site: RTT_MS for other in where if other is not place},
             },
         }
@@ -115,7 +115,7 @@ def _route(where: Sequence[Place]) -> Json:
             "parentRefs": [{"name": place.site} for place in where],
             "rules": [
                 {
-                    "name": "streamed",
+                    "name": STREAMED_RULE,
                     "matches": [{"headers": [{"name": name, "value": value}]}],
                     "backendRefs": [backend],
                 },
@@ -145,3 +145,36 @@ def _pool(where: Sequence[Place]) -> list[Json]:
         for name, (address, port) in place.replicas.items()
     ]
     return [pool, *slices]
+
+
+def _policies(where: Sequence[Place], primary: str) -> list[Json]:
+    """The primary serves, the others take over; the way back is short, because the next drill waits for it."""
+    others = [place.site for place in where if place.site != primary]
+    pool = {
+        "targetRefs": [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": POOL}],
+        "tiers": [{"sites": [primary]}, {"sites": others}],
+        "failback": {
+            # Longer than the flapping drill leaves the primary alone.
+            "healthyFor": "2s",
+            "holdDown": "3s",
+            "ramp": ["100%"],
+            "maxFlapsPerHour": 60,
+        },
+    }
+    streams = {
+        "targetRefs": [
+            {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat", "sectionName": STREAMED_RULE}
+        ],
+        # Headers of a streamed answer come at once: half a second without them is a black hole, and three tries of that
+        # length reach the other site within the two seconds that are asked for.
+        "retry": {"firstByteTimeout": "500ms"},
+    }
+    return [
+        {
+            "apiVersion": "pointsman.dev/v1alpha1",
+            "kind": "FailoverPolicy",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        for name, spec in (("pool", pool), ("streams", streams))
+    ]
