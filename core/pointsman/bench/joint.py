@@ -131,8 +131,10 @@ class Joint:
         return self.pickers[view]
 
     def asked(self, gateway: int) -> Picker:
-        """The gateway's picker as a pick finds it. What peers have told is taken over only now: nothing else reads it, and
-        updates are ten times as many as picks."""
+        """The gateway's picker as a pick finds it.
+
+        What peers have told is taken over only now: nothing else reads it, and updates are ten times as many as picks.
+        """
         picker = self._picker(gateway)
         if self._wiring.gossip_ms and self._news[gateway]:
             self._news[gateway] = False

@@ -53,6 +53,8 @@ class Engines:
         table.block_tokens[row] = _or_nan(metrics.block_tokens)
         if metrics.capacity_tokens and metrics.capacity_tokens != table.capacity_tokens[row]:
             table.capacity_tokens[row] = metrics.capacity_tokens
+        if metrics.block_tokens:
+            self._index.set_block(row, metrics.block_tokens)
         if metrics.capacity_tokens:
             self._index.set_capacity(row, metrics.capacity_tokens + (metrics.host_tokens or 0))
         return restarted

@@ -217,9 +217,10 @@ class Picker:
         self._picks += 1
         pick_id = f"{self._instance}-{self._picks:x}"
         self.inflight.open(pick_id, account)
-        self.index.insert(account.row, account.hashes, known=known)
-        if self._outbox is not None and known < len(account.hashes):  # what was there is known to the peers, too
-            self._outbox.placed(self.table.key(account.row), account.hashes)
+        blocks = self.index.whole(account.row, account.hashes)
+        self.index.insert(account.row, blocks, known=known)
+        if self._outbox is not None and known < len(blocks):  # what was there is known to the peers, too
+            self._outbox.placed(self.table.key(account.row), blocks)
         self._engines.adapters.sent(account.row, model, account.opened_at_s)
         return pick_id
 
@@ -269,7 +270,7 @@ class Picker:
             account.ahead_ms = None
             self.inflight.move(entry.pick_id, served)
             if account.hashes:
-                self.index.insert(served, account.hashes)
+                self.index.insert(served, self.index.whole(served, account.hashes))
         if account is not None and entry.ttft_ms is not None:
             if self._calibration is not None and account.pending and entry.attempts <= 1 and entry.status == 200:
                 self._calibration.learn(account, entry.ttft_ms)

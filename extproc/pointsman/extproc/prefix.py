@@ -60,6 +60,7 @@ class PrefixIndex:
         self._rows_of: dict[int, int] = {}  # hash → set of rows as bits
         self._blocks: dict[int, OrderedDict[int, None]] = {}  # row → its hashes, least recently used first
         self._limit: dict[int, int] = {}  # row → blocks its engine holds
+        self._step: dict[int, int] = {}  # row → blocks of ours in one of its engine's, where that is more than one
         self._owed: dict[int, float] = {}  # row → part of a block that `age` has yet to drop
         self._total = 0
 
@@ -78,6 +79,18 @@ class PrefixIndex:
         held = self._blocks.get(row)
         if held is not None:
             self._trim(row, held)
+
+    def set_block(self, row: int, tokens: int) -> None:
+        """How large the blocks of a row's engine are."""
+        self._step[row] = max(1, tokens // BLOCK_TOKENS)
+
+    def whole(self, row: int, hashes: Sequence[int]) -> Sequence[int]:
+        """The blocks of a prompt that the row's engine keeps: those that fill whole blocks of its own.
+
+        The rest would take room in our record and none in the engine, and we would forget prompts that it still has.
+        """
+        step = self._step.get(row, 1)
+        return hashes if step == 1 else hashes[: len(hashes) // step * step]
 
     def match(self, hashes: Sequence[int], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """For each of `rows`, how many leading blocks of the prompt it holds."""
@@ -170,6 +183,7 @@ class PrefixIndex:
     def forget(self, row: int) -> None:
         """Drop all of a row: its engine restarted, or the row is free."""
         self._limit.pop(row, None)
+        self._step.pop(row, None)
         self.clear(row)
 
     def _limit_of(self, row: int) -> int:
