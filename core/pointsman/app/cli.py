@@ -10,11 +10,14 @@ import click
 from pointsman.app.version import VERSION
 
 COMMANDS: Final = {
+    "apply": "pointsman.app.commands.apply:apply",
     "audit": "pointsman.app.commands.audit:audit",
     "bench": "pointsman.app.commands.bench:bench",
     "bootstrap": "pointsman.app.commands.bootstrap:bootstrap",
     "certs": "pointsman.app.commands.certs:certs",
+    "completion": "pointsman.app.commands.completion:completion",
     "demo": "pointsman.app.commands.demo:demo",
+    "explain": "pointsman.app.commands.explain:explain",
     "failover": "pointsman.app.commands.failover:failover",
     "plan": "pointsman.app.commands.plan:plan",
     "render": "pointsman.app.commands.render:render",
@@ -22,10 +25,12 @@ COMMANDS: Final = {
     "rollout": "pointsman.app.commands.rollout:rollout",
     "sim": "pointsman.app.commands.sim:sim",
     "site": "pointsman.app.commands.failover:site",
+    "status": "pointsman.app.commands.status:status",
     "trace": "pointsman.replay.cli:trace_group",
     "up": "pointsman.app.commands.up:up",
     "validate": "pointsman.app.commands.validate:validate",
     "weights": "pointsman.app.commands.weights:weights",
+    "xds": "pointsman.app.commands.xds:xds",
 }
 """Command → "module:attribute"."""
 

@@ -109,19 +109,21 @@ def _site(site: Json, pools: Iterable[Json], total: int, failover: Iterable[Json
     name = site["name"]
     here = [_pool_at(pool, name, total) for pool in pools if name in pool["groups"]]
     verdicts = [
-        {"policy": policy.get("name", ""), **one}
+        {"policy": policy["name"], **{key: one[key] for key in ("pool", "state", "share", "why")}}
         for policy in failover
-        for one in policy.get("sites", [])
-        if one.get("site") == name
+        for one in policy["sites"]
+        if one["site"] == name
     ]
-    last = [policy["last"] for policy in failover if (policy.get("last") or {}).get("site") == name]
+    recovered = [record for policy in failover for record in policy["records"] if record["site"] == name]
+    recovered.sort(key=lambda record: float(record["decided_at_s"]))
+    times = [record["rto_s"] for record in recovered if record["rto_s"] is not None]
     return {
         "name": name,
         "draining": site["draining"],
         **_sums(here, total),
         "health": "draining" if site["draining"] else _health(here),
         "failover": verdicts,
-        "rto_s": last[-1].get("rto_s") if last else None,
+        "rto_s": times[-1] if times else None,
         "pools": here,
     }
 
@@ -190,8 +192,9 @@ def _reasons(status: Json, sites: Iterable[Json], gateways: Iterable[Json], roll
         yield "the configuration folder is refused; the last good one is in force"
     for site in sites:
         for verdict in site["failover"]:
-            if (state := verdict.get("state", "Healthy")) not in {"Healthy", "Standby"}:
-                yield f"site {site['name']} is {state} ({verdict['policy']})"
+            if verdict["state"] not in {"Healthy", "Standby"}:
+                why = f": {verdict['why']}" if verdict["why"] else ""
+                yield f"{verdict['pool']} at {site['name']} is {verdict['state']}{why}"
         for pool in site["pools"]:
             bad = [f"{one['name']} ({one['state']})" for one in pool["endpoints"] if one["state"] not in _TAKES]
             if bad:

@@ -28,7 +28,7 @@ class PickRequest:
 
     `affinity` is the user or session, empty when unknown. `subset`: endpoints (`ip:port`) that the gateway allows,
     None for all. `residency`: jurisdictions that the request must not leave. `objective`: the
-    InferenceObjective that it names.
+    InferenceObjective that it names. `route` is the name of the rule that Envoy matched.
     """
 
     pool: str
@@ -39,6 +39,7 @@ class PickRequest:
     subset: frozenset[str] | None = None
     residency: frozenset[str] = frozenset()
     objective: str = ""
+    route: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +57,7 @@ class Decision:
     reason: str = ""
     pick_id: str = ""
     request_id: str = ""
+    route: str = ""
     policy: str = ""
     at_s: float = 0.0
     model: str = ""
@@ -95,6 +97,7 @@ class Decision:
         return {
             "pick": self.pick_id,
             "request_id": self.request_id,
+            "route": self.route,
             "pool": self.pool,
             "policy": self.policy,
             "at_s": self.at_s,

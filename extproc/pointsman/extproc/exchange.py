@@ -33,6 +33,7 @@ from pointsman.core.wire import (
     ATTRIBUTE_OBJECTIVE,
     ATTRIBUTE_PATH,
     ATTRIBUTE_REQUEST_ID,
+    ATTRIBUTE_ROUTE,
     LB_NAMESPACE,
     MAX_PROMPT_BYTES,
     OBJECTIVE_HEADER,
@@ -80,6 +81,7 @@ class _Seen:
     path: str = ""
     affinity: str = ""
     objective: str = ""
+    route: str = ""
     subset: frozenset[str] | None = None
     grpc: bool = False
 
@@ -215,6 +217,7 @@ class Exchange:
                 path=seen.path,
                 affinity=seen.affinity,
                 objective=seen.objective,
+                route=seen.route,
                 subset=seen.subset,
             )
         )
@@ -271,6 +274,7 @@ class Exchange:
             seen.path = _string(attributes, ATTRIBUTE_PATH) or seen.path
             seen.affinity = _string(attributes, ATTRIBUTE_AFFINITY) or seen.affinity
             seen.objective = _string(attributes, ATTRIBUTE_OBJECTIVE) or seen.objective
+            seen.route = _string(attributes, ATTRIBUTE_ROUTE) or seen.route
         if message.HasField("metadata_context"):
             hint = message.metadata_context.filter_metadata.get(SUBSET_NAMESPACE)
             if hint is not None and SUBSET_KEY in hint.fields:

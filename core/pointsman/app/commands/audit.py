@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import click
 
 from pointsman.app.client import Admin, admin_options
-from pointsman.app.commands.shared import EXIT_REFUSED, refuse
+from pointsman.app.commands.shared import EXIT_REFUSED, emit, output_option, refuse
 from pointsman.core.audit import AUDIT_FILE, verify_file
 from pointsman.core.errors import PointsmanError
 
@@ -27,7 +26,7 @@ def audit() -> None:
 
 @audit.command("log")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True)
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_option
 @admin_options
 def log(admin: Admin, *, limit: int, output: str) -> None:
     """Show the last records.
@@ -40,11 +39,7 @@ def log(admin: Admin, *, limit: int, output: str) -> None:
         answer = admin.ask("GET", f"/api/v1/audit?limit={limit}")
     except PointsmanError as error:
         refuse("audit log", error)
-    if output == "json":
-        click.echo(json.dumps(answer, indent=1))
-        return
-    for record in answer["records"]:
-        click.echo(_line(record))
+    emit(answer, output, lambda: [_line(record) for record in answer["records"]])
 
 
 @audit.command("verify")
@@ -56,7 +51,8 @@ def log(admin: Admin, *, limit: int, output: str) -> None:
     help="The state folder of the control plane.",
 )
 @click.option("--head", default="", metavar="HASH", help="The head that was noted before: it must still be in the log.")
-def verify(*, state: Path, head: str) -> None:
+@output_option
+def verify(*, state: Path, head: str, output: str) -> None:
     """Check the chain of the log, and that nothing was cut off after a HASH that was noted before.
 
     \b
@@ -68,10 +64,11 @@ def verify(*, state: Path, head: str) -> None:
         verdict = verify_file(state / AUDIT_FILE, noted=head)
     except PointsmanError as error:
         refuse("audit verify", error)
+    found = {"ok": not verdict.problem, "lines": verdict.lines, "head": verdict.head, "problem": verdict.problem}
+    emit(found, output, lambda: [f"{verdict.lines} lines are in order, head {verdict.head}"])
     if verdict.problem:
         click.echo(f"pointsman audit verify: {verdict.problem}", err=True)
         sys.exit(EXIT_REFUSED)
-    click.echo(f"{verdict.lines} lines are in order, head {verdict.head}")
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 import click
 
 from pointsman.app.client import Admin, admin_options, user_name
-from pointsman.app.commands.shared import refuse
+from pointsman.app.commands.shared import emit, output_option, refuse
 from pointsman.core.config.syntax import duration, duration_ms
 from pointsman.core.errors import PointsmanError
 
@@ -20,8 +19,6 @@ _PATH: Final = "/api/v1/failover"
 
 WAIT_S: Final = 10.0
 """How long --wait waits for gateways where nothing is said: they acknowledge within milliseconds, or are gone."""
-
-output_option = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
 class _Duration(click.ParamType[float]):
@@ -210,11 +207,7 @@ def sites(admin: Admin, *, output: str) -> None:
     """
     answer = _ask("site list", lambda: admin.ask("GET", _PATH))
     found = [one for policy in answer["policies"] for one in policy["sites"]]
-    if output == "json":
-        click.echo(json.dumps(found, indent=1))
-        return
-    for one in sorted(found, key=lambda one: (one["site"], one["pool"])):
-        click.echo(_site_line(one))
+    emit(found, output, lambda: map(_site_line, sorted(found, key=lambda one: (one["site"], one["pool"]))))
 
 
 def _post(admin: Admin, action: str, body: Json, *, reason: str, dry_run: bool, wait_s: float, output: str) -> None:
@@ -231,13 +224,8 @@ def _ask(verb: str, ask: Callable[[], Json]) -> Json:
 
 
 def _show(answer: Json, output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(answer, indent=1))
-        return
-    for policy in answer["policies"]:
-        click.echo("\n".join(failover_lines(policy)))
-    if not answer["policies"]:
-        click.echo("no pool, so nothing to fail over")
+    lines = [line for policy in answer["policies"] for line in failover_lines(policy)]
+    emit(answer, output, lambda: lines or ["no pool, so nothing to fail over"])
 
 
 def failover_lines(policy: Json) -> list[str]:

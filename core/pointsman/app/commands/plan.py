@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pointsman.app.client import Admin, AdminError, admin_options
-from pointsman.app.commands.shared import refuse
+from pointsman.app.commands.shared import emit, output_option, refuse
 from pointsman.app.commands.weights import percent
 from pointsman.app.planning import compare
 from pointsman.core.compile import compile_plan
@@ -45,7 +44,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     metavar="N",
     help="Requests in flight in the whole fleet: to be compared with what sites say they carry.",
 )
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_option
 @admin_options
 def plan(admin: Admin, *, new: Path, old: Path | None, state: Path, concurrent: int, output: str) -> None:
     """Show what a configuration would change: weights, users that move, pools, and what gateways would be sent.
@@ -55,17 +54,17 @@ def plan(admin: Admin, *, new: Path, old: Path | None, state: Path, concurrent: 
     \b
     Exit code: 0 shown, 1 the new configuration is refused.
     Example:
-      pointsman plan -f next/ --config examples/two-sites
+      pointsman plan -f next --config examples/two-sites
     """
     try:
-        folder, overlay = (old, read_overlay(StateFolder(state))) if old else _running(admin)
+        folder, overlay = (old, read_overlay(StateFolder(state))) if old else running_folder(admin)
         found = compare(compile_plan(load(folder), overlay), compile_plan(load(new), overlay), concurrent=concurrent)
     except PointsmanError as error:
         refuse("plan", error)
-    click.echo(json.dumps(found, indent=1) if output == "json" else "\n".join(_lines(found)))
+    emit(found, output, lambda: plan_lines(found))
 
 
-def _running(admin: Admin) -> tuple[Path, Overlay]:
+def running_folder(admin: Admin) -> tuple[Path, Overlay]:
     """Folder and overlay of the control plane that runs on this machine."""
     configuration = admin.ask("GET", "/api/v1/status")["configuration"]
     folder = Path(configuration["folder"])
@@ -74,7 +73,8 @@ def _running(admin: Admin) -> tuple[Path, Overlay]:
     return folder, read_overlay(StateFolder(Path(configuration["state"])))
 
 
-def _lines(found: Json) -> list[str]:
+def plan_lines(found: Json) -> list[str]:
+    """What would change, for a terminal."""
     if not found["changes"]:
         return ["Nothing changes."]
     lines = [line for gateway in found["gateways"] for line in _gateway_lines(gateway)]

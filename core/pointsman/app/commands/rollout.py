@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -13,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from pointsman.app.client import Admin, admin_options, user_name
-from pointsman.app.commands.shared import refuse
+from pointsman.app.commands.shared import emit, output_option, refuse
 from pointsman.core.errors import PointsmanError
 
 Json = Any
@@ -26,8 +25,6 @@ POLL_S: Final = 0.5
 _BAD: Final = frozenset({"Aborting", "Aborted"})
 _ENDS: Final = frozenset({"Completed", "Aborted"})
 _PATH: Final = "/api/v1/rollouts"
-
-output_option = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
 @click.group()
@@ -147,12 +144,10 @@ def _ask(verb: str, ask: Callable[[], Json]) -> Json:
 
 
 def _show(answer: Json, rollouts: list[Json], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(answer, indent=1))
-    elif rollouts:
-        click.echo("\n\n".join("\n".join(rollout_lines(one)) for one in rollouts))
+    if rollouts:
+        emit(answer, output, lambda: ["\n\n".join("\n".join(rollout_lines(one)) for one in rollouts)])
     else:
-        click.echo("no RolloutPolicy is in force")
+        emit(answer, output, lambda: ["no RolloutPolicy is in force"])
 
 
 def rollout_lines(found: Json) -> list[str]:

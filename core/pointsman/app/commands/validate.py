@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from pointsman.app.commands.shared import EXIT_REFUSED, folder_argument, refuse
+from pointsman.app.commands.shared import EXIT_REFUSED, TABLE, emit, folder_argument, output_option, refuse
 from pointsman.app.offline import read_plan
 from pointsman.core.errors import ConfigError
 
 
 @click.command()
 @folder_argument
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_option
 def validate(folder: Path, output: str) -> None:
     """Check a FOLDER of manifests without starting anything.
 
@@ -28,12 +28,12 @@ def validate(folder: Path, output: str) -> None:
     try:
         manifests, plan = read_plan(folder)
     except ConfigError as error:
-        if output == "json":
+        if output != TABLE:
             problems = [
                 {"file": p.file, "line": p.line, "field": p.field, "what": p.what, "mend": p.mend}
                 for p in error.problems
             ]
-            click.echo(json.dumps({"accepted": False, "problems": problems}, indent=1))
+            emit({"accepted": False, "problems": problems}, output, list)
             sys.exit(EXIT_REFUSED)
         refuse("validate", error)
     counts = {
@@ -42,10 +42,11 @@ def validate(folder: Path, output: str) -> None:
         "sites": len(plan.sites),
         "endpoints": sum(len(pool.endpoints()) for pool in plan.pools),
     }
-    if output == "json":
-        ignored = [{"file": i.file, "line": i.line, "kind": i.kind, "why": i.why} for i in manifests.ignored]
-        click.echo(json.dumps({"accepted": True, **counts, "ignored": ignored}, indent=1))
-        return
-    for left_out in manifests.ignored:
-        click.echo(f"{left_out.file}:{left_out.line}: {left_out.kind} {left_out.name} is ignored: {left_out.why}")
-    click.echo(f"{folder}: good: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    ignored = [{"file": i.file, "line": i.line, "kind": i.kind, "why": i.why} for i in manifests.ignored]
+
+    def lines() -> Iterator[str]:
+        for left_out in manifests.ignored:
+            yield f"{left_out.file}:{left_out.line}: {left_out.kind} {left_out.name} is ignored: {left_out.why}"
+        yield f"{folder}: good: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    emit({"accepted": True, **counts, "ignored": ignored}, output, lines)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -13,14 +12,12 @@ from urllib.parse import quote, urlencode
 import click
 
 from pointsman.app.client import ANSWER_TIMEOUT_S, EXIT_DEGRADED, Admin, admin_options, user_name
-from pointsman.app.commands.shared import refuse
+from pointsman.app.commands.shared import emit, output_option, refuse
 from pointsman.core.errors import PointsmanError
 
 Json = Any
 
 _WEIGHT: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,4})?)(%?)")
-
-output_option = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
 @click.group()
@@ -50,15 +47,7 @@ def get(admin: Admin, *, route: str, output: str) -> None:
     """
     path = f"/api/v1/weights/{quote(route)}" if route else "/api/v1/weights"
     answer = _ask("get", lambda: admin.ask("GET", path))
-    if output == "json":
-        click.echo(json.dumps(answer, indent=1))
-        return
-    rules = answer.get("rules", [answer])
-    click.echo("\n".join(line for rule in rules for line in _rule_lines(rule)))
-    told = {note["rule"] for rule in rules for note in rule["notes"]}
-    for note in answer["notes"]:
-        if note["rule"] not in told:
-            click.echo(f"{note['rule']}\n  note: {note['message']}")
+    emit(answer, output, lambda: _weights_lines(answer))
 
 
 def _change_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,7 +139,7 @@ def parse_weights(arms: tuple[str, ...]) -> dict[str, int]:
 
 def _report(answer: Json, output: str) -> None:
     """Print what became of a change, and end with its exit code."""
-    click.echo(json.dumps(answer, indent=1) if output == "json" else "\n".join(_outcome_lines(answer)))
+    emit(answer, output, lambda: _outcome_lines(answer))
     if not all(acks["done"] for acks in answer["acks"]):
         sys.exit(EXIT_DEGRADED)
 
@@ -164,6 +153,16 @@ def _ask(name: str, ask: Callable[[], Json]) -> Json:
         return ask()
     except PointsmanError as error:
         refuse(f"weights {name}", error)
+
+
+def _weights_lines(answer: Json) -> Iterator[str]:
+    rules = answer.get("rules", [answer])
+    for rule in rules:
+        yield from _rule_lines(rule)
+    told = {note["rule"] for rule in rules for note in rule["notes"]}
+    for note in answer["notes"]:
+        if note["rule"] not in told:
+            yield from (note["rule"], f"  note: {note['message']}")
 
 
 def _rule_lines(rule: Json) -> list[str]:

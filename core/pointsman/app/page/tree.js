@@ -36,7 +36,8 @@ function siteRows(site, tree, redraw) {
 }
 
 function failover(site) {
-  const states = site.failover.map((one) => element("span", {}, badge(one.state ?? "?"), ` ${one.why ?? ""}`));
+  const away = site.failover.filter((one) => one.state !== "Healthy");
+  const states = away.map((one) => element("span", {}, badge(one.state), ` ${short(one.pool)}${one.share === 1 ? "" : ` ${percent(one.share)}`} `));
   if (site.rto_s !== null && site.rto_s !== undefined) states.push(element("span", { class: "soft" }, ` last RTO ${round(site.rto_s, 2)} s`));
   return states;
 }

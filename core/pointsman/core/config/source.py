@@ -71,6 +71,11 @@ def fingerprint(folder: Path) -> Fingerprint | None:
     return tuple(entries)
 
 
+def manifest_files(folder: Path) -> list[str]:
+    """Names of the files that `read_folder` would read, relative to the folder."""
+    return [name for name, _ in _files(folder, [])]
+
+
 def read_text(name: str, text: str) -> Source:
     """The manifests of one text, as `read_folder` would read them from a file called `name`."""
     source = Source()
