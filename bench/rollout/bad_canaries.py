@@ -13,14 +13,18 @@ import argparse
 import asyncio
 import json
 import random
+import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
 from stage import MODEL, USER, Stage, own_network, stage
+
+from pointsman.core.buckets import bucket
+from pointsman.core.model import TOTAL_WEIGHT
 
 Json = dict[str, Any]
 
@@ -41,13 +45,19 @@ CHECKS: Final[list[Json]] = [
 
 @dataclass
 class Traffic:
-    """What users met since the policy came. `hit` are those who got an error or, from the canary, a slow answer."""
+    """What users met since the policy came. `hit` are those who got an error or a slow answer of the canary.
+
+    Whose a request was follows from the user: the hash that Envoy computes, and the `share` (1/10,000) in force.
+    """
 
     users: int
+    salt: str
+    share: int = 0
     requests: int = 0
     to_canary: int = 0
     errors: int = 0
     slow: int = 0
+    elsewhere: Counter[str] = field(default_factory=Counter)
     hit: set[int] = field(default_factory=set)
 
 
@@ -90,7 +100,7 @@ CASES: Final = (
 
 def policy(case: Case) -> Json:
     """1 %, 5 %, 20 %, 50 %, 100 %."""
-    steps = [{"weight": weight, "pause": f"{PAUSE_S}s"} for weight in ("1%", "5%", "20%", "50%")]
+    steps = [{"weight": weight, "pause": f"{PAUSE_S}s"} for weight in ("1%", "5%", "20%", "50%", "100%")]
     return {
         "apiVersion": "pointsman.dev/v1alpha1",
         "kind": "RolloutPolicy",
@@ -101,7 +111,7 @@ def policy(case: Case) -> Json:
             ],
             "stable": {"name": "stable"},
             "canary": {"name": "canary"},
-            "steps": [*steps, {"weight": "100%"}],
+            "steps": steps,
             "analysis": {"interval": "1s", "onNoData": case.on_no_data, "checks": list(case.checks)},
         },
     }
@@ -114,20 +124,28 @@ async def ask(place: Stage, traffic: Traffic, user: int) -> None:
         "max_tokens": 4,
         "messages": [{"role": "user", "content": f"user {user} asks for the {traffic.requests}. time " * 4}],
     }
-    began_s, replica = time.perf_counter(), ""
-    with suppress(aiohttp.ClientError, TimeoutError, ValueError):
+    began_s, replica, failure = time.perf_counter(), "", ""
+    ours = bucket(f"user-{user}", traffic.salt) < traffic.share
+    try:
         async with place.session.post(
             f"{place.url}/v1/chat/completions", json=body, headers={USER: f"user-{user}"}
         ) as response:
-            answer = json.loads(await response.read())
-            replica = str(answer.get("system_fingerprint", "")) if response.status == 200 else ""
-    canary = replica.startswith("canary")
-    slow = canary and 1000 * (time.perf_counter() - began_s) >= SLOW_MS
+            answer = await response.read()
+            if response.status == 200:
+                replica = str(json.loads(answer).get("system_fingerprint", ""))
+            else:
+                failure = f"{response.status} {response.headers.get('x-pointsman-reason', '')}".rstrip()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        failure = type(error).__name__
     traffic.requests += 1
-    traffic.errors += not replica
-    traffic.to_canary += canary or not replica  # stable never fails
+    if not ours and not replica.startswith("canary"):
+        traffic.elsewhere.update([failure] if failure else [])
+        return
+    slow = bool(replica) and 1000 * (time.perf_counter() - began_s) >= SLOW_MS
+    traffic.to_canary += 1
+    traffic.errors += bool(failure)
     traffic.slow += slow
-    if slow or not replica:
+    if slow or failure:
         traffic.hit.add(user)
 
 
@@ -151,13 +169,14 @@ async def crash(place: Stage) -> None:
         await asyncio.sleep(1)
 
 
-async def ended(place: Stage, expected: str) -> Json:
+async def ended(place: Stage, traffic: Traffic, expected: str) -> Json:
     """The rollout at its end, or where it stays for a while."""
     since_s = 0.0
     async with asyncio.timeout(LIMIT_S):
         while True:
             found = await place.rollout()
             phase = found.get("phase")
+            traffic.share = round(found.get("weight", 0) * TOTAL_WEIGHT)
             if phase in {"Completed", "Aborted"}:
                 return found
             now_s = time.monotonic()
@@ -170,10 +189,11 @@ async def ended(place: Stage, expected: str) -> Json:
 async def run(case: Case, network: str, rate: float, users: int, seed: int) -> tuple[bool, str]:
     """Whether a case ended as it should, and its line of the table."""
     dice = random.Random(seed)
-    annotations = {"pointsman.dev/sticky-header": USER, "pointsman.dev/sticky-salt": f"bench-{seed}"}
+    salt = f"bench-{seed}"
+    annotations = {"pointsman.dev/sticky-header": USER, "pointsman.dev/sticky-salt": salt}
     async with stage(network, annotations=annotations) as place:
         await place.set_faults("canary", case.faults)
-        traffic = Traffic(users=users)
+        traffic = Traffic(users=users, salt=salt)
         works: list[Callable[[], Awaitable[None]]] = []
         if case.traffic:
             works.append(lambda: clients(place, traffic, rate, dice))
@@ -183,7 +203,7 @@ async def run(case: Case, network: str, rate: float, users: int, seed: int) -> t
         began_s = time.monotonic()
         place.write_policy(policy(case))
         try:
-            found = await ended(place, case.expected)
+            found = await ended(place, traffic, case.expected)
             seconds = time.monotonic() - began_s
         finally:
             for task in tasks:
@@ -200,15 +220,19 @@ async def run(case: Case, network: str, rate: float, users: int, seed: int) -> t
         f"{traffic.to_canary}",
         f"{traffic.errors} + {traffic.slow}",
         f"{len(traffic.hit)} ({100 * len(traffic.hit) / users:.2f} %)",
+        f"{traffic.elsewhere.total()}",
         found["why"].replace("|", "/"),
     ]
+    if traffic.elsewhere:
+        print(f"errors elsewhere: {dict(traffic.elsewhere)}", file=sys.stderr)
     return good, f"| {' | '.join(cells)} |"
 
 
 async def every(only: str, rate: float, users: int) -> bool:
     networks = own_network()
     columns = (
-        "canary", "ends", "after", "weight", "requests", "of the canary", "errors + slow", "users hit", "because",
+        "canary", "ends", "after", "weight", "requests", "of the canary", "errors + slow", "users hit",
+        "errors of stable", "because",
     )  # fmt: skip
     print(f"{rate:g} requests/s from {users} users, checked every second, pauses of {PAUSE_S} s")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
