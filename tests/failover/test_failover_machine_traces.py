@@ -7,7 +7,7 @@ A block is a command with indented lines, `----`, and exactly what came of it:
     wait SECONDS    time passes, observed twice a second
     acked           every gateway has the directives
     second [start=… requests=… failed=… truncated=… retried=…]
-    drain, evacuate, activate, failover, failback, freeze, unfreeze, approve, reject [SITE] [endpoint=… deadline=… force]
+    drain, evacuate, activate, failover, failback, freeze, unfreeze, approve, reject   [SITE] [endpoint=… deadline=…]
     restart         the process is killed and comes back with what it saved, ten seconds later
     clock SECONDS   the wall clock is set by so much
 
@@ -196,8 +196,7 @@ class Script:
             quiet = found.phase is Phase.HEALTHY and directive == Directive()
             if not quiet:
                 lines.append(f"  {member.site} {found.phase.value}{meaning(directive)}")
-        for proposal in self.state.proposals:
-            lines.append(f"  proposal: {proposal.action} {proposal.site}")
+        lines += [f"  proposal: {proposal.action} {proposal.site}" for proposal in self.state.proposals]
         drained = sorted(machine.drained_endpoints(self.state))
         return [*lines, *(f"  out: {endpoint}" for endpoint in drained)]
 
