@@ -1,15 +1,16 @@
 """Which rule of a listener takes a request, and which arm of its split: Envoy's own answer, told in advance.
 
 Every comparison is Envoy's (`envoy.config.route.v3`, 1.40, with the listeners that `pointsman.xds` makes): hosts
-without port and case, paths without query after normalisation, header values joined by a comma, query parameters as
-they are written. The tests ask a real Envoy the same questions.
+without port and case, paths without query after normalisation, each value of a header, query parameters as they are
+written. The tests ask a real Envoy the same questions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pointsman.core.buckets import arm_of, bucket
 from pointsman.core.model import Listener, MatchType, Rule, StringMatch, VirtualHost
@@ -29,8 +30,12 @@ class RequestHead:
 
     def header(self, name: str) -> str | None:
         """The value of a header, several joined as Envoy does; None when it is absent."""
-        values = [value for key, value in self.headers if key == name]
+        values = self.values(name)
         return ",".join(values) if values else None
+
+    def values(self, name: str) -> list[str]:
+        """All values of a header."""
+        return [value for key, value in self.headers if key == name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +156,7 @@ def _misses(rule: Rule, request: RequestHead) -> Iterator[str]:
     if match.method and match.method != request.method:
         yield f"the method {request.method} is not {match.method}"
     for header in match.headers:
-        if miss := _header_miss(header, request.header(header.name)):
+        if miss := _header_miss(header, request.values(header.name)):
             yield miss
     given = _query(query)
     for parameter in match.query:
@@ -170,12 +175,17 @@ def is_grpc(request: RequestHead) -> bool:
     return kind == "application/grpc" or kind.startswith("application/grpc+")
 
 
+_UNRESERVED: Final = re.compile(r"%(2[deDE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|7[eE])")
+"""Escapes of letters, digits and `-._~`, which mean the same without."""
+
+
 def normalised(path: str) -> str:
-    """The path as rules see it: dot segments resolved, `\\` as `/`, slashes in a row merged."""
+    """The path as rules see it: dot segments resolved, `\\` as `/`, needless escapes undone, slashes in a row
+    merged."""
     parts: list[str] = []
     segments = path.replace("\\", "/").split("/")
     for number, segment in enumerate(segments):
-        plain = re.sub("%2e", ".", segment, flags=re.IGNORECASE)
+        plain = _UNRESERVED.sub(lambda found: chr(int(found[1], 16)), segment)
         last = number == len(segments) - 1
         if plain == "..":
             if len(parts) > 1:
@@ -186,7 +196,7 @@ def normalised(path: str) -> str:
             if last:
                 parts.append("")
         else:
-            parts.append(segment)
+            parts.append(plain)
     return re.sub("/{2,}", "/", "/".join(parts) or "/")
 
 
@@ -197,15 +207,15 @@ def _path_fits(match: StringMatch, path: str) -> bool:
     return _equals(match, path)
 
 
-def _header_miss(match: StringMatch, value: str | None) -> str:
-    """Why a header does not match; empty when it does."""
+def _header_miss(match: StringMatch, values: Sequence[str]) -> str:
+    """Why a header does not match; empty when it does. Of several values one that fits is enough."""
     if match.type is MatchType.PRESENT:
-        if (value is not None) != match.invert:
+        if bool(values) != match.invert:
             return ""
         return f"the header {match.name} is {'there' if match.invert else 'absent'}"
-    if value is None:
+    if not values:
         return f"the header {match.name} is absent"
-    if _equals(match, value) != match.invert:
+    if any(_equals(match, value) for value in values) != match.invert:
         return ""
     return f"the header {match.name} is {'' if match.invert else 'not '}{_shown(match)}"
 
