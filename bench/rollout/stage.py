@@ -27,6 +27,10 @@ Json = dict[str, Any]
 POINTSMAN: Final = Path(sys.executable).with_name("pointsman")
 MODEL: Final = "bench"
 USER: Final = "x-user-id"
+VARIANT: Final = ("x-model-variant", "experiment-v2")
+PORT: Final = 8000
+PREFIXES: Final = {"canary": "1", "stable": "2", "grpc": "3", "exp": "4"}
+"""First digit of the last number of a pool's addresses; at most ten endpoints each."""
 START_S: Final = 60.0
 
 
@@ -70,24 +74,30 @@ async def stage(
     stable: int = 4,
     canary: int = 2,
     grpc: int = 0,
+    exp: int = 0,
+    simulate: bool = True,
     speed: float = 40.0,
     annotations: Json | None = None,
 ) -> AsyncIterator[Stage]:
     """Start a fleet on the /24 `network` of the loopback addresses with so many replicas of each pool.
 
-    `speed`: how many times faster than the modelled GPU the replicas answer. `annotations` are the route's.
+    `speed`: how many times faster than the modelled GPU the replicas answer. `annotations` are the route's. `exp` is
+    the pool for requests with `VARIANT`; without it they get the canary. Without `simulate` the endpoints
+    (`addresses`) are somebody else's to serve, before this is called.
     """
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as place:
         folder = Path(place)
         (folder / "config").mkdir()
         port, grpc_port = _free_port(f"{network}.1"), _free_port(f"{network}.1")
-        documents = _fleet(network, port, grpc_port, stable, canary, grpc, annotations or {})
+        sizes = {"canary": canary, "stable": stable, "grpc": grpc, "exp": exp}
+        documents = _fleet(network, port, grpc_port, sizes, annotations or {})
         (folder / "config" / "fleet.yaml").write_text(yaml.safe_dump_all(documents), encoding="utf-8")
         ready, log = folder / "ready.json", folder / "log"
+        simulated = ["--simulate", "--speed", str(speed)] if simulate else []
         with log.open("wb") as stderr:
             child = await start_child(
-                [POINTSMAN, "up", "--config", folder / "config", "--state", folder / "state", "--simulate",
-                 "--speed", str(speed), "--grpc-port", "0", "--admin-port", "0", "--ready-file", ready],
+                [POINTSMAN, "up", "--config", folder / "config", "--state", folder / "state", *simulated,
+                 "--grpc-port", "0", "--admin-port", "0", "--ready-file", ready],
                 name="pointsman up", stdout=asyncio.subprocess.DEVNULL, stderr=stderr,
             )  # fmt: skip
         try:
@@ -133,15 +143,18 @@ def _free_port(address: str) -> int:
         return port
 
 
-def _fleet(
-    network: str, port: int, grpc_port: int, stable: int, canary: int, grpc: int, annotations: Json
-) -> list[Json]:
+def addresses(network: str, pool: str, count: int) -> list[str]:
+    """Where the endpoints of a pool are, all on `PORT`."""
+    return [f"{network}.{PREFIXES[pool]}{number}" for number in range(count)]
+
+
+def _fleet(network: str, port: int, grpc_port: int, sizes: dict[str, int], annotations: Json) -> list[Json]:
     listeners = [{"name": "http", "port": port, "protocol": "HTTP"}]
-    if grpc:
+    if sizes["grpc"]:
         listeners.append({"name": "grpc", "port": grpc_port, "protocol": "HTTP"})
-    variant = [{"headers": [{"name": "x-model-variant", "value": "canary"}]}]
+    variant = [{"headers": [{"name": VARIANT[0], "value": VARIANT[1]}]}]
     rules = [
-        {"name": "variant", "matches": variant, "backendRefs": [_backend("canary", 1)]},
+        {"name": "variant", "matches": variant, "backendRefs": [_backend("exp" if sizes["exp"] else "canary", 1)]},
         {"name": "split", "backendRefs": [_backend("canary", 0), _backend("stable", 100)]},
     ]
     gateway = {
@@ -158,12 +171,13 @@ def _fleet(
         {"apiVersion": "pointsman.dev/v1alpha1", "kind": "Site", "metadata": {"name": "here"}},
         gateway,
         _route("HTTPRoute", "chat", "http", rules, annotations),
-        *_pool("canary", f"{network}.1", canary),
-        *_pool("stable", f"{network}.2", stable),
     ]
-    if grpc:
+    if sizes["grpc"]:
         documents.append(_route("GRPCRoute", "generate", "grpc", [{"backendRefs": [_backend("grpc", 1)]}], {}))
-        documents += _pool("grpc", f"{network}.3", grpc, protocol="kubernetes.io/h2c")
+    for pool, count in sizes.items():
+        if count:
+            protocol = "kubernetes.io/h2c" if pool == "grpc" else "http"
+            documents += _pool(pool, addresses(network, pool, count), protocol)
     return documents
 
 
@@ -180,8 +194,7 @@ def _backend(pool: str, weight: int) -> Json:
     return {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": pool, "weight": weight}
 
 
-def _pool(name: str, prefix: str, count: int, protocol: str = "http") -> list[Json]:
-    """Replica 7 of a pool with prefix 127.0.0.2 has the address 127.0.0.27; ten or more have two digits."""
+def _pool(name: str, places: list[str], protocol: str) -> list[Json]:
     return [
         {
             "apiVersion": "inference.networking.k8s.io/v1",
@@ -189,7 +202,7 @@ def _pool(name: str, prefix: str, count: int, protocol: str = "http") -> list[Js
             "metadata": {"name": name, "annotations": {"pointsman.dev/model": MODEL}},
             "spec": {
                 "selector": {"matchLabels": {"app": name}},
-                "targetPorts": [{"number": 8000}],
+                "targetPorts": [{"number": PORT}],
                 "appProtocol": protocol,
             },
         },
@@ -199,8 +212,8 @@ def _pool(name: str, prefix: str, count: int, protocol: str = "http") -> list[Js
             "metadata": {"name": name, "labels": {"pointsman.dev/pool": name, "pointsman.dev/site": "here"}},
             "addressType": "IPv4",
             "endpoints": [
-                {"addresses": [f"{prefix}{number}"], "targetRef": {"kind": "Pod", "name": f"{name}-{number}"}}
-                for number in range(count)
+                {"addresses": [place], "targetRef": {"kind": "Pod", "name": f"{name}-{number}"}}
+                for number, place in enumerate(places)
             ],
         },
     ]

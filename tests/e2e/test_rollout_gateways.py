@@ -7,11 +7,13 @@ import os
 import signal
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from pointsman.app.envoy import Envoy
+from pointsman.core.buckets import arm_of, bucket
 from support.fleet import Fleet, Layout, running_fleet
-from support.load import Load
+from support.load import Load, Outcomes, ask, chat_body
 from support.planes import Plane, Rails, rails
 from support.rollouts import apply, apply_in, by_arm, command, faults, policy, reached, rollout, share
 from support.waiting import eventually
@@ -101,6 +103,67 @@ def _acked_by(plane: Plane, wanted: dict[str, set[str]]) -> object:
         return {name: set(one["acked_ms"]) for name, one in evidence.items()} == wanted
 
     return logged
+
+
+async def test_one_site_after_the_other(tmp_path: Path) -> None:
+    """The second site's gateway sends the canary nothing until the first site is done; users stay all the while."""
+    layout = Layout(stable={"us-east": 2}, canary={"us-east": 2}, edges={"west": "eu-west"})
+    async with rails(tmp_path, layout) as parts:
+        target = parts.reserve()
+        plane = await parts.control_plane(target)
+        envoys = [
+            await parts.gateway(await parts.bootstrap("--xds", target, gateway=f"default/{name}"), ready=name == "main")
+            for name in ("main", "west")
+        ]
+        urls = [parts.url, f"http://{parts.manifests.edge('west')}:{parts.manifests.http_port}"]
+        await envoys[1].wait_ready(30)
+        spec = {
+            "sites": {"order": ["us-east", "eu-west"], "bake": "300ms"},
+            "assignment": {"by": {"header": "x-user-id"}, "salt": "s"},
+            "analysis": {"interval": "300ms"},
+        }
+        apply_in(parts.manifests.folder, policy(steps=HALF, **spec))
+
+        async def canaries(site: str, weight: float) -> list[tuple[int, ...]]:
+            """Per gateway, once the step at `site` is in force: users of 0 to 9 who got the canary."""
+
+            async def there() -> bool:
+                found = await told(plane)
+                return (found.get("site"), found.get("weight")) == (site, weight) and bool(found["programmed"])
+
+            await eventually(there, what=f"{weight:.0%} at {site}")
+            return [await users_of_canary(url) for url in urls]
+
+        half = tuple(n for n in range(10) if arm_of(bucket(f"user-{n}", "s"), [5_000, 5_000]) == 0)
+        assert 0 < len(half) < 10
+        assert await canaries("us-east", 0.5) == [half, ()]
+        await promote(plane)
+        everybody = tuple(range(10))
+        assert await canaries("eu-west", 0.5) == [everybody, half]
+        await promote(plane)
+        assert await canaries("eu-west", 1.0) == [everybody, everybody]
+
+        async def completed() -> bool:
+            return (await told(plane)).get("phase") == "Completed"
+
+        await eventually(completed, what="both sites have it")
+
+
+async def promote(plane: Plane) -> None:
+    async with plane.session.post(f"{plane.admin}/api/v1/rollouts/default/chat/promote", json={}) as response:
+        assert response.status == 200, await response.text()
+
+
+async def users_of_canary(url: str) -> tuple[int, ...]:
+    """Which of ten users get the canary at a gateway."""
+    found = []
+    async with aiohttp.ClientSession() as session:
+        for number in range(10):
+            outcomes = Outcomes()
+            await ask(session, url, chat_body("where am I?"), outcomes, {"x-user-id": f"user-{number}"})
+            assert not outcomes.failed, outcomes.failures
+            found += [number] * any(name.startswith("canary") for name in outcomes.replicas)
+    return tuple(found)
 
 
 async def test_blue_green_switches_watches_and_goes_back(tmp_path: Path) -> None:
