@@ -32,11 +32,12 @@ CONVERSATIONS: Final = 64
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom to ask (site → URL) how often (requests/s). `fresh`: a new connection for each request, as a probe does."""
+    """Whom to ask (site → URL) how often (requests/s) for which model. `fresh`: a new connection for each request."""
 
     source: str
     gateways: dict[str, str]
     per_s: dict[str, float]
+    model: str = MODEL
     fresh: bool = False
 
 
@@ -99,7 +100,7 @@ class Clients:
     async def _exchange(self, site: str, number: int, found: dict[str, Any], *, stream: bool) -> None:
         talk = number % CONVERSATIONS
         body = {
-            "model": MODEL,
+            "model": self._orders.model,
             "stream": stream,
             "max_tokens": TOKENS[stream],
             "messages": [{"role": "user", "content": f"Conversation {talk} wants to know. " * 12 + f"Turn {number}."}],

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from pointsman.app.drill.client_process import Beat, Orders
+from pointsman.app.drill.manifests import MODEL
 from pointsman.app.processes import ChildProcess, start_child
 from pointsman.failover.outcome import Seen
 
@@ -54,15 +55,23 @@ class Watch:
 
 
 @asynccontextmanager
-async def clients(gateways: Mapping[str, str], per_s: Mapping[str, float]) -> AsyncIterator[Watch]:
+async def clients(
+    gateways: Mapping[str, str], per_s: Mapping[str, float], *, model: str = MODEL
+) -> AsyncIterator[Watch]:
     """A prober with ten requests/s and a load of `per_s` at each gateway (site → URL), each in a process of its own."""
     watch = Watch()
     orders = (
-        Orders(source="probe", gateways=dict(gateways), per_s=dict.fromkeys(gateways, PROBES_PER_S), fresh=True),
-        Orders(source="load", gateways=dict(gateways), per_s=dict(per_s)),
+        Orders(
+            source="probe",
+            gateways=dict(gateways),
+            per_s=dict.fromkeys(gateways, PROBES_PER_S),
+            model=model,
+            fresh=True,  # a probe also sees that nobody listens any more
+        ),
+        Orders(source="load", gateways=dict(gateways), per_s=dict(per_s), model=model),
     )
     async with AsyncExitStack() as stack:
-        for order in orders:
+        for order in (order for order in orders if order.per_s):
             watch.began(order.source)
             child = await start_child(
                 [sys.executable, "-m", "pointsman.app.drill.client_process", msgspec.json.encode(order).decode()],

@@ -46,6 +46,7 @@ STREAM_AGE_S: Final = 5.0
 _SOON: Final = aiohttp.ClientTimeout(total=1)
 _POINTSMAN: Final = ("-c", "from pointsman.app.cli import main; main()")
 _DOMAIN: Final = "drill"
+_WELL: Final = (False, "HEALTHY", "UNKNOWN")
 _AT_REST: Final = frozenset({"Healthy", "Standby"})
 _HELD_BACK: Final = frozenset({"Failed", "HoldDown", "Ramping"})
 _CLUSTER: Final = f"default/{POOL}"
@@ -176,15 +177,19 @@ class DrillFleet:
         Raises:
             DrillError: one refuses or does not answer.
         """
-        body = {"site": site, "actor": "drill", "reason": "drill", "force": True}
-        for parts in self.sites.values():
-            try:
-                async with self.session.post(f"{parts.admin}/api/v1/failover/{action}", json=body) as response:
-                    if response.status != 200:
-                        said = await response.text()
-                        raise DrillError(f"the control plane of {parts.place.site} does not {action} {site}: {said}")
-            except (aiohttp.ClientError, OSError) as error:
-                raise DrillError(f"the control plane of {parts.place.site} does not answer: {error}") from error
+        for name in self.sites:
+            if refusal := await self._ask(name, action, site):
+                raise DrillError(f"the control plane of {name} does not {action} {site}: {refusal}")
+
+    async def _ask(self, asked: str, action: str, site: str, endpoint: str = "") -> str:
+        """Ask the control plane of a site; what it says against it, "" when it did it."""
+        body = {"site": site, "endpoint": endpoint, "actor": "drill", "reason": "drill", "force": True}
+        try:
+            url = f"{self.sites[asked].admin}/api/v1/failover/{action}"
+            async with self.session.post(url, json=body) as response:
+                return "" if response.status == 200 else await response.text()
+        except (aiohttp.ClientError, OSError) as error:
+            return str(error) or type(error).__name__
 
     async def evacuate(self, site: str) -> None:
         """Take every new request away from a site."""
@@ -236,20 +241,24 @@ class DrillFleet:
             if len(hosts) != len(self.site_of):
                 return f"the gateway of {site} knows {len(hosts)} of {len(self.site_of)} replicas"
             for host in hosts:
-                health = dict(host["health_status"])
-                if health.pop("eds_health_status", "HEALTHY") not in {"HEALTHY", "UNKNOWN"} or any(health.values()):
-                    return f"the gateway of {site} holds {host.get('hostname', 'a replica')} for unwell: {health}"
+                unwell = [name for name, value in host["health_status"].items() if value not in _WELL]
+                if unwell:
+                    return f"the gateway of {site} holds {host.get('hostname', 'a replica')} for unwell: {unwell}"
         for site in self.sites:
             for policy in await self.policies(site):
                 if away := [one for one in policy["sites"] if one["state"] not in _AT_REST]:
-                    await self._bring_back(away)
+                    await self._bring_back(site, away)
                     return f"the control plane of {site} holds {away[0]['site']} for {away[0]['state']}"
+                if out := policy["endpoints"]:
+                    for one in out:
+                        await self._ask(site, "activate", "", one["endpoint"])
+                    return f"the control plane of {site} keeps {out[0]['endpoint']} out: {out[0]['why']}"
         return ""
 
-    async def _bring_back(self, away: Sequence[Json]) -> None:
-        """What failed is well again: do not wait for the rest of the hold-down, the next drill wants to begin."""
+    async def _bring_back(self, asked: str, away: Sequence[Json]) -> None:
+        """Do not wait for the rest of a hold-down: what failed is well again, and the next drill wants to begin."""
         for site in {one["site"] for one in away if one["state"] in _HELD_BACK}:
-            await self.command("failback", site)
+            await self._ask(asked, "failback", site)  # refused while it looks ill; it is asked again
 
     async def _start_missing(self) -> None:
         """Start what does not run, replicas first."""
