@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from prometheus_client import disable_created_metrics
 
 from pointsman.app.banner import banner
 from pointsman.app.commands.shared import host_port, refuse
@@ -111,6 +112,7 @@ def up(*, config: Path, log_level: str, log_format: Any, **chosen: Any) -> None:
       pointsman up --config examples/two-sites --simulate
     """
     configure_logs(level=log_level, format_=log_format)
+    disable_created_metrics()  # a series more for each counter, which nothing here asks for
     try:
         asyncio.run(_up(config, **chosen))
     except PointsmanError as error:

@@ -12,6 +12,9 @@ _P: Final = 'policy=~"$policy"'
 _REQUESTS: Final = f"pointsman_upstream_requests_total{{{OF_UPSTREAM}}}"
 _IN_PROGRESS: Final = f"sum(pointsman_upstream_requests_in_progress{{{OF_UPSTREAM}}})"
 _CAPACITY: Final = "max by (site) (pointsman_site_capacity_requests)"
+_SWITCHES: Final = f"sum by (policy, site, trigger) (pointsman_failover_switches_total{{{_P}}})"
+_SWITCHES_BEFORE: Final = f"sum by (policy, site, trigger) (pointsman_failover_switches_total{{{_P}}} offset {W})"
+"""The first switch makes the series: `changes` would not see it."""
 _RTO_STEPS: Final = (Step(colour="green"), Step(colour="orange", value=30), Step(colour="red", value=120))
 
 _STATE: Final = Row(
@@ -230,7 +233,7 @@ FAILOVER: Final = Dashboard(
     annotations=(
         Annotation(
             name="switches",
-            expr=f"sum by (policy, site, trigger) (changes(pointsman_failover_switches_total{{{_P}}}[{W}])) > 0",
+            expr=f"{_SWITCHES} - ({_SWITCHES_BEFORE} or 0 * {_SWITCHES}) > 0",
             title="{{policy}} left {{site}} ({{trigger}})",
             colour="red",
         ),
