@@ -59,7 +59,8 @@ class Layout:
     """What the manifests of a test say: replicas of each pool at each site, and the weights of the split.
 
     `annotations` are those of the HTTPRoute, `rules` stand before its split, `not_ready` are replicas by name, `edges`
-    further Gateways of the same routes with their sites, `pool_annotations` those of each InferencePool.
+    further Gateways of the same routes with their sites, `pool_annotations` those of each InferencePool. `capacity` is
+    `maxConcurrent` of sites, `documents` are further manifests.
     """
 
     stable: dict[str, int] = field(default_factory=lambda: {"us-east": 3, "eu-west": 3})
@@ -75,6 +76,8 @@ class Layout:
     not_ready: frozenset[str] = frozenset()
     edges: dict[str, str] = field(default_factory=dict)
     pool_annotations: dict[str, str] = field(default_factory=dict)
+    capacity: dict[str, int] = field(default_factory=dict)
+    documents: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Manifests:
@@ -96,6 +99,7 @@ class Manifests:
         for name, sites in (("grpc", layout.grpc), ("idle", layout.idle)):
             if sites:
                 documents += self._pool(name, sites, layout, protocol="kubernetes.io/h2c")
+        documents += layout.documents
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder.parent / "draft.yaml"
         draft.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
@@ -111,7 +115,10 @@ class Manifests:
                 "apiVersion": "pointsman.dev/v1alpha1",
                 "kind": "Site",
                 "metadata": {"name": site},
-                "spec": {"locality": {"region": site}},
+                "spec": {
+                    "locality": {"region": site},
+                    **({"capacity": {"maxConcurrent": layout.capacity[site]}} if site in layout.capacity else {}),
+                },
             }
             for site in sites
         ]
