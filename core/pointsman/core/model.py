@@ -144,6 +144,46 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthPolicy:
+    """How gateways find bad endpoints of a pool by themselves, and what they may retry there (FailoverPolicy `probe`,
+    `outlier` and the ratios of `retry`). docs/failover-policy.md has the reason of each default.
+
+    `edge_interval_ms`: until the second probe after a failed one. An endpoint is ejected after so many consecutive
+    errors of a kind, or at `failure_percent` of ten requests, for `base_ejection_ms` times how often it was before.
+    Retries may make up `retry_budget_percent` of the running requests, and `retry_min_concurrency` in any case.
+    """
+
+    interval_ms: int = 400
+    timeout_ms: int = 600
+    edge_interval_ms: int = 100
+    unhealthy_threshold: int = 2
+    healthy_threshold: int = 2
+    consecutive_5xx: int = 5
+    consecutive_gateway_errors: int = 3
+    consecutive_connect_errors: int = 2
+    failure_percent: int = 50
+    ejection_interval_ms: int = 1_000
+    base_ejection_ms: int = 5_000
+    max_ejection_ms: int = 60_000
+    retry_budget_percent: float = 100.0
+    retry_min_concurrency: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often gateways try a rule's requests again, always before the first byte of an answer.
+
+    `first_byte_timeout_ms`: a try without an answer by then is given up, 0: never. `stall_timeout_ms`: a try that is
+    silent for so long, also in the middle of its answer, is ended, 0: never. Only for rules whose answers are streamed.
+    """
+
+    num_retries: int = 3
+    on_reset: bool = True
+    first_byte_timeout_ms: int = 0
+    stall_timeout_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Interchangeable endpoints that serve one model at one or more sites: one EDS cluster (design D5)."""
 
@@ -155,6 +195,7 @@ class Pool:
     model: str = ""  # what the endpoints serve, "" when it is not said
     objectives: tuple[Objective, ...] = ()
     shed_after_ms: float | None = None  # expected TTFT past which what can be shed is; None: as the picker likes
+    health: HealthPolicy | None = None  # None: as the gateways' options say
 
     @property
     def cluster_name(self) -> str:
@@ -248,6 +289,7 @@ class Rule:
     hash_salt: str = ""
     mirror: Mirror | None = None
     variant: bool = False
+    retry: RetryPolicy | None = None  # None: as the gateways' options say
 
     def pools(self) -> tuple[str, ...]:
         """Names of the pools that its requests go to."""

@@ -88,7 +88,12 @@ def _picker(options: BuildOptions) -> Resource:
 
 def _cluster(pool: Pool, options: BuildOptions, memory: BuildCache) -> Resource:
     name = pool.cluster_name
-    inputs = (pool.app_protocol, pool.health_path, options)  # no endpoints: their changes leave the cluster alone
+    inputs = (
+        pool.app_protocol,
+        pool.health_path,
+        pool.health,
+        options,
+    )  # no endpoints: their changes leave the cluster alone
     return memory.get(
         (CLUSTER, name),
         inputs,

@@ -9,6 +9,7 @@ from pointsman.core.compile.arms import layer_of, vanished_rules
 from pointsman.core.compile.assignments import assignments_of
 from pointsman.core.compile.hosts import virtual_hosts
 from pointsman.core.compile.options_failover import leading_policies, site_tiers
+from pointsman.core.compile.options_health import retry_policies, with_retries
 from pointsman.core.compile.pools import compile_pool, compile_site, site_order
 from pointsman.core.compile.precedence import RankedRule
 from pointsman.core.compile.rules import CompiledRoute, compile_route
@@ -34,10 +35,11 @@ def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
     routes = manifests.routes()
     pools = _pools({pool.key for pool in manifests.pools}, manifests, site_order("", manifests.sites), overlay)
     assignments = assignments_of(manifests.rollout_policies)
+    retries = retry_policies(manifests)
 
     def compiled_at(site: str) -> Compiled:
         layer = layer_of(pools, overlay.at(site), assignments)
-        return {f"{route.kind}/{route.key}": compile_route(route, layer) for route in routes}
+        return {f"{route.kind}/{route.key}": with_retries(compile_route(route, layer), retries) for route in routes}
 
     compiled = compiled_at("")
     special = sorted({gateway.site for gateway in manifests.gateways if overlay.at(gateway.site) is not overlay})
@@ -105,7 +107,8 @@ def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay
     slices: dict[str, list[EndpointSlice]] = {}
     for one in manifests.endpoint_slices:
         slices.setdefault(pool_key(one), []).append(one)
-    tiers = {name: site_tiers(policy, manifests.sites) for name, policy in leading_policies(manifests).items()}
+    policies = leading_policies(manifests)
+    tiers = {name: site_tiers(policy, manifests.sites) for name, policy in policies.items()}
     return tuple(
         compile_pool(
             pool,
@@ -115,6 +118,7 @@ def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay
             overlay=overlay,
             tiers=tiers.get(pool.key),
             objectives=manifests.objectives,
+            policy=policies.get(pool.key),
         )
         for pool in manifests.pools
         if pool.key in names

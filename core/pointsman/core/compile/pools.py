@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from pointsman.core.compile.options_health import health_policy, probe_path
 from pointsman.core.config import meta, pool_annotations
 from pointsman.core.config.check_pools import SERVICE_LABEL, slice_ports
+from pointsman.core.config.failover_kinds import FailoverPolicy
 from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.pool_kinds import EndpointConditions, EndpointSlice, InferencePool, SliceEndpoint
 from pointsman.core.config.pool_kinds import Site as SiteManifest
@@ -73,8 +75,10 @@ def compile_pool(
     overlay: Overlay = EMPTY,
     tiers: Mapping[str, int] | None = None,
     objectives: Iterable[InferenceObjective] = (),
+    policy: FailoverPolicy | None = None,
 ) -> Pool:
-    """A pool with the endpoints of its `slices` grouped by site; `order` gives the sites' ranks, `tiers` their tiers.
+    """A pool with the endpoints of its `slices` grouped by site; `order` gives the sites' ranks, `tiers` their tiers,
+    `policy` leads the pool.
 
     Sites that were found unfit to serve come last, then counts the tier, then whether a site still ramps, then its
     rank. Priorities have no gaps (Envoy wants it): a site without endpoints of this pool is passed over.
@@ -101,7 +105,8 @@ def compile_pool(
             _group(ranks[rank], sites[site], by_site[site], tier=rank[1], over=over.get(site, _NOTHING))
             for rank, site in filled
         ),
-        health_path=manifest.metadata.annotations.get(meta.HEALTH_PATH, "/health"),
+        health_path=probe_path(policy) or manifest.metadata.annotations.get(meta.HEALTH_PATH, "/health"),
+        health=health_policy(policy),
         model=manifest.metadata.annotations.get(meta.MODEL, ""),
         objectives=tuple(_objective(one) for one in objectives if one.pool == manifest.key),
         shed_after_ms=pool_annotations.milliseconds(pool_annotations.SHED_AFTER, manifest.metadata.annotations),

@@ -262,6 +262,8 @@ class OutlierSettings(Fields, frozen=True, kw_only=True):
     def complaints(self) -> Found:
         if duration_ms(self.interval) < 100:
             yield ("interval",), f"{shown(self.interval)} is too short", "expected at least 100ms"
+        if share_of(self.failure_rate) < TOTAL_WEIGHT // 100:
+            yield ("failureRate",), f"{shown(self.failure_rate)} would eject everything", "expected at least 1%"
         if duration_ms(self.max_ejection) < duration_ms(self.base_ejection):
             yield ("maxEjection",), f"{shown(self.max_ejection)} is less than baseEjection", "expected as much or more"
 

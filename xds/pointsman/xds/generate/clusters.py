@@ -16,7 +16,7 @@ from envoy.type.v3 import percent_pb2, range_pb2
 from google.protobuf import any_pb2, wrappers_pb2
 
 from pointsman.core import wire
-from pointsman.core.model import AppProtocol, Pool
+from pointsman.core.model import AppProtocol, HealthPolicy, Pool
 from pointsman.xds.generate.options import BuildOptions, GatewayTls
 from pointsman.xds.generate.pieces import ads, any_of, extension, is_ip, metadata_key, ms, socket, u32
 
@@ -43,9 +43,10 @@ def pool_cluster(pool: Pool, options: BuildOptions) -> cluster_pb2.Cluster:
     )
     policy = cluster.load_balancing_policy.policies.add()
     policy.typed_extension_config.CopyFrom(extension("envoy.load_balancing_policies.override_host", _override_host()))
-    cluster.health_checks.append(_health_check(pool, options))
-    cluster.outlier_detection.CopyFrom(_outlier_detection(options))
-    cluster.circuit_breakers.CopyFrom(_breakers(options.max_connections, options))
+    health = pool.health or options.health()
+    cluster.health_checks.append(_health_check(pool, health))
+    cluster.outlier_detection.CopyFrom(_outlier_detection(health))
+    cluster.circuit_breakers.CopyFrom(_breakers(options.max_connections, health))
     cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_upstream_protocol(pool.app_protocol, options))
     return cluster
 
@@ -58,7 +59,7 @@ def picker_cluster(options: BuildOptions) -> cluster_pb2.Cluster:
         name=name,
         type=cluster_pb2.Cluster.STATIC if all(is_ip(host) for host, _ in pickers) else cluster_pb2.Cluster.STRICT_DNS,
         connect_timeout=ms(options.connect_timeout_ms),
-        circuit_breakers=_breakers(options.picker_max_requests, options),
+        circuit_breakers=_breakers(options.picker_max_requests, options.health()),
         common_lb_config=cluster_pb2.Cluster.CommonLbConfig(healthy_panic_threshold=percent_pb2.Percent(value=0.0)),
         load_assignment=endpoint_pb2.ClusterLoadAssignment(cluster_name=name),
     )
@@ -73,7 +74,7 @@ def picker_cluster(options: BuildOptions) -> cluster_pb2.Cluster:
         cluster.transport_socket.CopyFrom(_gateway_tls(options.picker_tls))
     if options.picker_health_check:
         check = cluster.health_checks.add(grpc_health_check=health_check_pb2.HealthCheck.GrpcHealthCheck())
-        _probe_times(check, options)
+        _probe_times(check, options.health())
     cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(
         any_of(
             http_protocol_options_pb2.HttpProtocolOptions(
@@ -141,9 +142,9 @@ def _override_host() -> override_host_pb2.OverrideHost:
     return policy
 
 
-def _health_check(pool: Pool, options: BuildOptions) -> health_check_pb2.HealthCheck:
+def _health_check(pool: Pool, health: HealthPolicy) -> health_check_pb2.HealthCheck:
     check = health_check_pb2.HealthCheck()
-    _probe_times(check, options)
+    _probe_times(check, health)
     # Cluster names hold a slash, which is no host name; Envoy would send it as one.
     host = ".".join(reversed(pool.name.split("/")))
     if pool.app_protocol is AppProtocol.H2C:
@@ -158,44 +159,44 @@ def _health_check(pool: Pool, options: BuildOptions) -> health_check_pb2.HealthC
     return check
 
 
-def _probe_times(check: health_check_pb2.HealthCheck, options: BuildOptions) -> None:
-    interval = ms(options.health_interval_ms)
-    check.timeout.CopyFrom(ms(options.health_timeout_ms))
+def _probe_times(check: health_check_pb2.HealthCheck, health: HealthPolicy) -> None:
+    interval = ms(health.interval_ms)
+    check.timeout.CopyFrom(ms(health.timeout_ms))
     check.interval.CopyFrom(interval)
     check.interval_jitter_percent = 10
-    check.unhealthy_edge_interval.CopyFrom(ms(options.health_edge_interval_ms))
+    check.unhealthy_edge_interval.CopyFrom(ms(health.edge_interval_ms))
     check.healthy_edge_interval.CopyFrom(interval)
     check.unhealthy_interval.CopyFrom(interval)
     # Envoy probes clusters without traffic once a minute by default: too late for the first request.
     check.no_traffic_interval.CopyFrom(interval)
     check.no_traffic_healthy_interval.CopyFrom(interval)
-    check.unhealthy_threshold.value = options.unhealthy_threshold
-    check.healthy_threshold.value = options.healthy_threshold
+    check.unhealthy_threshold.value = health.unhealthy_threshold
+    check.healthy_threshold.value = health.healthy_threshold
     check.reuse_connection.value = True
 
 
-def _outlier_detection(options: BuildOptions) -> outlier_detection_pb2.OutlierDetection:
+def _outlier_detection(health: HealthPolicy) -> outlier_detection_pb2.OutlierDetection:
     """Consecutive failures and a failure share eject; success-rate statistics do not.
 
     The success-rate rule would eject a host with 2 % errors among perfect ones, which must not trip.
     """
     return outlier_detection_pb2.OutlierDetection(
-        interval=ms(options.ejection_interval_ms),
-        base_ejection_time=ms(options.base_ejection_ms),
-        max_ejection_time=ms(options.max_ejection_ms),
+        interval=ms(health.ejection_interval_ms),
+        base_ejection_time=ms(health.base_ejection_ms),
+        max_ejection_time=ms(health.max_ejection_ms),
         # Hosts ejected together shall not come back together.
-        max_ejection_time_jitter=ms(options.ejection_interval_ms),
+        max_ejection_time_jitter=ms(health.ejection_interval_ms),
         max_ejection_percent=u32(100),
-        consecutive_5xx=u32(5),
+        consecutive_5xx=u32(health.consecutive_5xx),
         enforcing_consecutive_5xx=u32(100),
-        consecutive_gateway_failure=u32(3),
+        consecutive_gateway_failure=u32(health.consecutive_gateway_errors),
         enforcing_consecutive_gateway_failure=u32(100),
         split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=u32(2),
+        consecutive_local_origin_failure=u32(health.consecutive_connect_errors),
         enforcing_consecutive_local_origin_failure=u32(100),
         enforcing_success_rate=u32(0),
         enforcing_local_origin_success_rate=u32(0),
-        failure_percentage_threshold=u32(50),
+        failure_percentage_threshold=u32(health.failure_percent),
         failure_percentage_minimum_hosts=u32(1),
         failure_percentage_request_volume=u32(10),
         enforcing_failure_percentage=u32(100),
@@ -204,15 +205,15 @@ def _outlier_detection(options: BuildOptions) -> outlier_detection_pb2.OutlierDe
     )
 
 
-def _breakers(limit: int, options: BuildOptions) -> circuit_breaker_pb2.CircuitBreakers:
+def _breakers(limit: int, health: HealthPolicy) -> circuit_breaker_pb2.CircuitBreakers:
     breakers = circuit_breaker_pb2.CircuitBreakers()
     breakers.thresholds.add(
         max_connections=u32(limit),
         max_pending_requests=u32(limit),
         max_requests=u32(limit),
         retry_budget=circuit_breaker_pb2.CircuitBreakers.Thresholds.RetryBudget(
-            budget_percent=percent_pb2.Percent(value=options.retry_budget_percent),
-            min_retry_concurrency=u32(options.retry_min_concurrency),
+            budget_percent=percent_pb2.Percent(value=health.retry_budget_percent),
+            min_retry_concurrency=u32(health.retry_min_concurrency),
         ),
     )
     return breakers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pointsman.core import wire
+from pointsman.core.model import HealthPolicy, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,3 +114,26 @@ class BuildOptions:
     max_concurrent_streams: int = 1_024
     http2_window_bytes: int = 1024 * 1024
     http2_connection_window_bytes: int = 16 * 1024 * 1024
+
+    def health(self) -> HealthPolicy:
+        """What holds for pools without a policy of their own."""
+        return HealthPolicy(
+            interval_ms=self.health_interval_ms,
+            timeout_ms=self.health_timeout_ms,
+            edge_interval_ms=self.health_edge_interval_ms,
+            unhealthy_threshold=self.unhealthy_threshold,
+            healthy_threshold=self.healthy_threshold,
+            ejection_interval_ms=self.ejection_interval_ms,
+            base_ejection_ms=self.base_ejection_ms,
+            max_ejection_ms=self.max_ejection_ms,
+            retry_budget_percent=self.retry_budget_percent,
+            retry_min_concurrency=self.retry_min_concurrency,
+        )
+
+    def retry(self) -> RetryPolicy:
+        """What holds for rules without a policy of their own."""
+        return RetryPolicy(
+            num_retries=self.num_retries,
+            on_reset=self.retry_on_reset,
+            stall_timeout_ms=self.per_try_idle_timeout_ms,
+        )

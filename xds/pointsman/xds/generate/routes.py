@@ -291,20 +291,24 @@ def _retry_policy(rule: Rule, options: BuildOptions) -> route_components_pb2.Ret
     A streamed request can't be replayed once it has begun, so only the body profile retries after a reset.
     """
     conditions = ["connect-failure", "refused-stream", "reset-before-request", "retriable-status-codes"]
-    if options.retry_on_reset and rule.profile is PickProfile.BODY:
+    terms = rule.retry or options.retry()
+    if terms.on_reset and rule.profile is PickProfile.BODY:
         conditions.append("reset")
     if is_grpc(rule):
         conditions.append("unavailable")
     policy = route_components_pb2.RetryPolicy(
         retry_on=",".join(conditions),
         retriable_status_codes=[503],
-        num_retries=u32(options.num_retries),
+        num_retries=u32(terms.num_retries),
         # How often a host that was tried is drawn again before Envoy takes it after all.
         host_selection_retry_max_attempts=5,
         retry_back_off=route_components_pb2.RetryPolicy.RetryBackOff(base_interval=ms(25), max_interval=ms(250)),
     )
-    if options.per_try_idle_timeout_ms:
-        policy.per_try_idle_timeout.CopyFrom(ms(options.per_try_idle_timeout_ms))
+    if terms.first_byte_timeout_ms:
+        # An answer that has begun is not cut by it: Envoy stops this clock at the headers (tried, 1.40).
+        policy.per_try_timeout.CopyFrom(ms(terms.first_byte_timeout_ms))
+    if terms.stall_timeout_ms:
+        policy.per_try_idle_timeout.CopyFrom(ms(terms.stall_timeout_ms))
     policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts", typed_config=_PREVIOUS_HOSTS)
     policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
     policy.retry_priority.typed_config.CopyFrom(_PREVIOUS_PRIORITIES)
