@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman.app.identity import SERVICES, Caller, Guard, Identity, identity
 from pointsman.app.trial_certificates import SERVER_NAME, TrialCa
+from pointsman.extproc.peers import GOSSIP_SERVICE
 from pointsman.xds.server import AGGREGATED
 from pointsman.xds.server import SERVICES as XDS_SERVICES
 from pointsman.xds.views import NodeIdentity
@@ -103,7 +104,7 @@ class Server:
             [(key.read_bytes(), certificate.read_bytes())], self.ca.certificate.read_bytes(), require_client_auth=True
         )
         server = grpc.aio.server(interceptors=[guard])
-        for service in (HEALTH, ADS, CSDS, EXT_PROC, NEW):
+        for service in (HEALTH, ADS, CSDS, EXT_PROC, NEW, GOSSIP_SERVICE):
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers()),))
         self.port = server.add_secure_port("127.0.0.1:0", credentials)
         await server.start()
@@ -156,11 +157,13 @@ async def test_each_service_is_for_its_callers(server: Server, shape: str) -> No
         "gateway": server.ca.gateway(["default/main"], trust_domain="td"),
         "operator": server.ca.operator("anna", trust_domain="td"),
         "nobody": server.ca.client("nobody", "nobody.example.org"),
+        "control plane": server.ca.server(name="other"),
     }
     allowed = {
-        HEALTH: {"gateway", "operator", "nobody"},
+        HEALTH: {"gateway", "operator", "nobody", "control plane"},
         ADS: {"gateway"},
         EXT_PROC: {"gateway"},
+        GOSSIP_SERVICE: {"control plane"},
         CSDS: {"operator"},
         NEW: {"operator"},
     }
@@ -176,6 +179,6 @@ async def test_each_service_is_for_its_callers(server: Server, shape: str) -> No
             assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     refused = {
         service: server.registry.get_sample_value("pointsman_tls_refused_calls_total", {"service": service})
-        for service in (ADS, CSDS, EXT_PROC)
+        for service in (ADS, CSDS, EXT_PROC, GOSSIP_SERVICE)
     }
-    assert refused == {ADS: 2, EXT_PROC: 2, CSDS: 2}
+    assert refused == {ADS: 3, EXT_PROC: 3, CSDS: 3, GOSSIP_SERVICE: 3}

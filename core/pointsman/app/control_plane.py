@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import Callable, Coroutine
@@ -125,10 +126,6 @@ class ControlPlaneOptions:
             )
         if self.admin_token_file is not None:
             read_token(self.admin_token_file)
-        if self.tls is not None and (self.picker_workers or self.picker_peers):
-            raise PortError(
-                "--picker-workers and --picker-peer have no TLS: they are for a network that is yours alone"
-            )
         if is_wildcard(self.grpc_address) and not self.pickers:
             raise PortError(
                 f"gateways cannot reach their picker at {self.grpc_address}: say --picker HOST:PORT with an address "
@@ -323,8 +320,12 @@ class ControlPlane:
                 policy=options.policy,
                 on_feedback=self._on_feedback,
                 gossip=self.gossip,
+                tls=None if self.tls is None else self.tls.content,
+                trust_domain=options.trust_domain,
             )
         )
+        if self.tls is not None:
+            self.tls.on_change(self.workers.certificates)
         return self.workers.port
 
     async def _join_peers(self, stack: AsyncExitStack) -> None:
@@ -332,8 +333,9 @@ class ControlPlane:
         self._run_beside(stack, "gossip", self.gossip.run())
         for host, port in self._options.picker_peers:
             peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(peer))
-            self._run_beside(stack, f"gossip with {peer}", converse(self.gossip, channel, peer=peer))
+            open_channel = grpc.aio.insecure_channel if self.tls is None else self.tls.peer_channel
+            talk = converse(self.gossip, functools.partial(open_channel, peer), peer=peer)
+            self._run_beside(stack, f"gossip with {peer}", talk)
 
     def _bind(self, server: grpc.aio.Server, address: str) -> int:
         if self.tls is None:

@@ -5,6 +5,7 @@
 | URI `spiffe://TRUST_DOMAIN/ns/NAMESPACE/gateway/NAME` | the Gateway NAMESPACE/NAME |
 | DNS `NAME.NAMESPACE.gateway.pointsman` | the Gateway NAMESPACE/NAME |
 | URI `spiffe://TRUST_DOMAIN/operator/NAME`, DNS `NAME.operator.pointsman` | an operator |
+| DNS `pointsman` | another control plane |
 
 A certificate may hold several names. The common name and wildcards count for nothing.
 """
@@ -23,6 +24,8 @@ import grpc
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
+from pointsman.extproc.peers import GOSSIP_SERVICE
+
 log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,13 +40,17 @@ _GATEWAY_DNS: Final = re.compile(
 )
 _OPERATOR_DNS: Final = re.compile(r"[a-z0-9-]+\.operator\.pointsman")
 
+CONTROL_PLANE: Final = "pointsman"
+"""What its certificate calls a control plane, whatever its address."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What one certificate allows: configurations of `gateways` ("namespace/name"), or to read everything."""
+    """What one certificate allows: configurations of `gateways` ("namespace/name"), to read all, to share load."""
 
     gateways: frozenset[str] = frozenset()
     operator: bool = False
+    control_plane: bool = False
 
 
 class Caller(Enum):
@@ -52,6 +59,7 @@ class Caller(Enum):
     ANYONE = auto()
     GATEWAY = auto()
     OPERATOR = auto()
+    CONTROL_PLANE = auto()
 
 
 SERVICES: Final = {
@@ -66,6 +74,7 @@ SERVICES: Final = {
     "envoy.service.load_stats.v3.LoadReportingService": Caller.GATEWAY,
     "envoy.service.ext_proc.v3.ExternalProcessor": Caller.GATEWAY,
     "envoy.service.accesslog.v3.AccessLogService": Caller.GATEWAY,
+    GOSSIP_SERVICE: Caller.CONTROL_PLANE,
 }
 """What is not listed (client status, reflection, whatever comes later) shows all gateways to its caller: operators."""
 
@@ -73,7 +82,7 @@ SERVICES: Final = {
 def identity(names: Mapping[str, Iterable[bytes]], *, trust_domain: str = "") -> Identity:
     """The identity of a gRPC peer from its `auth_context()`; with `trust_domain` no other SPIFFE id counts."""
     gateways: set[str] = set()
-    operator = False
+    operator = control_plane = False
     for uri in names.get("peer_uri", ()):
         found = _SPIFFE.fullmatch(uri.decode("utf-8", "replace"))
         if found is None or (trust_domain and found["domain"] != trust_domain):
@@ -86,7 +95,8 @@ def identity(names: Mapping[str, Iterable[bytes]], *, trust_domain: str = "") ->
         if gateway := _GATEWAY_DNS.fullmatch(name):
             gateways.add(f"{gateway['namespace']}/{gateway['name']}")
         operator = operator or _OPERATOR_DNS.fullmatch(name) is not None
-    return Identity(gateways=frozenset(gateways), operator=operator)
+        control_plane = control_plane or name == CONTROL_PLANE
+    return Identity(gateways=frozenset(gateways), operator=operator, control_plane=control_plane)
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -126,7 +136,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
         async def check(context: Context) -> None:
             who = self._identity(context)
-            if who.operator if needed is Caller.OPERATOR else who.gateways:
+            if {Caller.OPERATOR: who.operator, Caller.CONTROL_PLANE: who.control_plane}.get(needed, who.gateways):
                 return
             names = _names(context)
             self._refused.labels(service).inc()
@@ -135,7 +145,7 @@ class Guard(grpc.aio.ServerInterceptor):
             )
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
-                f"{service} is for {needed.name.lower()}s; this certificate names {names}",
+                f"{service} is for {needed.name.lower().replace('_', ' ')}s; this certificate names {names}",
             )
 
         return checked(handler, check)

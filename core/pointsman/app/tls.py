@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman.app.certificate import certificates, validity
+from pointsman.app.identity import CONTROL_PLANE
 from pointsman.core.clock import Clock
 from pointsman.core.errors import PointsmanError
 
@@ -166,25 +168,29 @@ class Certificates:
         self._loaded_at_s = clock.wall_s()
         self._problem = ""
         self._doubt: Content | str | None = None
+        self._listeners: list[Callable[[Content], None]] = []
         self._admin: ssl.SSLContext | None = None
         self._note_expiry()
         self._good.set(1)
 
+    @property
+    def content(self) -> Content:
+        """The files in force."""
+        return self._material.content
+
+    def on_change(self, listener: Callable[[Content], None]) -> None:
+        """Call `listener` with other files whenever they come into force."""
+        self._listeners.append(listener)
+
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """Credentials that demand a client certificate and follow the files; gRPC asks at every new connection."""
-        given = self._material
+        """Credentials that demand a client certificate and follow the files."""
+        return following_credentials(lambda: self._material.content)
 
-        def newer() -> Any:
-            nonlocal given
-            material = self._material
-            if material is given:
-                return None
-            given = material
-            return _grpc_configuration(material)
-
-        return grpc.dynamic_ssl_server_credentials(
-            _grpc_configuration(given), newer, require_client_authentication=True
-        )
+    def peer_channel(self, target: str) -> grpc.aio.Channel:
+        """A channel to another control plane, with the files in force: who we are, and whom we believe."""
+        content = self._material.content
+        credentials = grpc.ssl_channel_credentials(content.client_ca, content.key, content.certificate)
+        return grpc.aio.secure_channel(target, credentials, [("grpc.ssl_target_name_override", CONTROL_PLANE)])
 
     def admin_context(self) -> ssl.SSLContext:
         """For HTTPS with our certificate, without client certificates; follows the files."""
@@ -238,6 +244,8 @@ class Certificates:
         self._note_expiry()
         self._reloads.labels("ok").inc()
         self._settle()
+        for listener in self._listeners:
+            listener(material.content)
         log.info("tls: new certificates in force", expires_at_s=material.expires_s)
 
     def _settle(self) -> None:
@@ -260,8 +268,22 @@ class Certificates:
             self._expiry.labels(purpose).set(at_s)
 
 
-def _grpc_configuration(material: Material) -> Any:
-    content = material.content
+def following_credentials(current: Callable[[], Content]) -> grpc.ServerCredentials:
+    """Credentials that demand a client certificate, from what `current` says; gRPC asks at every new connection."""
+    given = current()
+
+    def newer() -> Any:
+        nonlocal given
+        content = current()
+        if content is given:
+            return None
+        given = content
+        return _grpc_configuration(content)
+
+    return grpc.dynamic_ssl_server_credentials(_grpc_configuration(given), newer, require_client_authentication=True)
+
+
+def _grpc_configuration(content: Content) -> Any:
     return grpc.ssl_server_certificate_configuration(
         [(content.key, content.certificate)], root_certificates=content.client_ca
     )

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pointsman.app.identity import CONTROL_PLANE
 from pointsman.core.errors import PointsmanError
 
-SERVER_NAME: Final = "pointsman"
-"""What its certificate calls a control plane, whatever its address."""
+SERVER_NAME: Final = CONTROL_PLANE
 
 _CONFIG: Final = "[req]\ndistinguished_name = subject\n[subject]\n"
 _LEAF: Final = ("basicConstraints = critical, CA:FALSE", "keyUsage = critical, digitalSignature")
@@ -65,9 +65,14 @@ class TrialCa:
         return self.folder / "ca.key"
 
     def server(self, hosts: Sequence[str] = (), *, name: str = "server") -> tuple[Path, Path]:
-        """Certificate and key of a control plane that is called `SERVER_NAME` and `hosts` (names or addresses)."""
+        """Certificate and key of a control plane that is called `SERVER_NAME` and `hosts` (names or addresses).
+
+        It is a client, too: of the pickers of other control planes.
+        """
         names = [f"DNS:{SERVER_NAME}", *(f"IP:{host}" if _is_ip(host) else f"DNS:{host}" for host in hosts)]
-        return self._issue(name, (*_LEAF, "extendedKeyUsage = serverAuth", f"subjectAltName = {', '.join(names)}"))
+        return self._issue(
+            name, (*_LEAF, "extendedKeyUsage = serverAuth, clientAuth", f"subjectAltName = {', '.join(names)}")
+        )
 
     def gateway(self, gateways: Sequence[str], *, trust_domain: str, name: str = "") -> tuple[Path, Path]:
         """Certificate and key of a proxy for `gateways` ("namespace/name"); files are called after the first."""

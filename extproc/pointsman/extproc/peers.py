@@ -163,15 +163,16 @@ def add_gossip(server: grpc.aio.Server, node: GossipNode) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(GOSSIP_SERVICE, {"Exchange": handler}),))
 
 
-async def converse(node: GossipNode, channel: grpc.aio.Channel, *, peer: str) -> None:
-    """Keep a stream to another picker, for ever: when it breaks, again. `peer` names it in the log."""
-    method: Any = channel.stream_stream(
-        f"/{GOSSIP_SERVICE}/Exchange",
-        request_serializer=pb.Update.SerializeToString,
-        response_deserializer=pb.Update.FromString,
-    )
+async def converse(node: GossipNode, open_channel: Callable[[], grpc.aio.Channel], *, peer: str) -> None:
+    """Keep a stream to another picker, for ever: when it breaks, on a new channel. `peer` names it in the log."""
     pause_s = FIRST_RETRY_S
     while True:
+        channel = open_channel()
+        method: Any = channel.stream_stream(
+            f"/{GOSSIP_SERVICE}/Exchange",
+            request_serializer=pb.Update.SerializeToString,
+            response_deserializer=pb.Update.FromString,
+        )
         call = method()
         link = node.join()
         sender = asyncio.create_task(_send(link, call))
@@ -188,6 +189,7 @@ async def converse(node: GossipNode, channel: grpc.aio.Channel, *, peer: str) ->
             sender.cancel()
             call.cancel()
             node.leave(link)
+            await channel.close()
         await asyncio.sleep(pause_s)
         pause_s = min(MAX_RETRY_S, 2.0 * pause_s)
 

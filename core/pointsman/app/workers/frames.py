@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pointsman.app.tls import Content
 from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
@@ -22,13 +23,18 @@ _LENGTH = struct.Struct(">I")
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The command line of a worker, as JSON. `fd` is its end of the socket pair; ports are shared by all workers."""
+    """The command line of a worker, as JSON. `fd` is its end of the socket pair; ports are shared by all workers.
+
+    `guarded`: it listens with TLS, when it has `SetCertificates`.
+    """
 
     fd: int
     name: str
     address: str
     port: int
     policy: str
+    guarded: bool = False
+    trust_domain: str = ""
     calibrate: bool = False
     log_level: str = "info"
     log_format: str = "auto"
@@ -38,6 +44,12 @@ class SetPlan(msgspec.Struct, tag="plan"):
     """Follow this Plan. The first one lets the worker listen."""
 
     plan: Plan
+
+
+class SetCertificates(msgspec.Struct, tag="certificates"):
+    """What to listen with; comes before the first Plan, and again when the files change. Never on a command line."""
+
+    content: Content
 
 
 class Signal(msgspec.Struct, tag="signal"):
@@ -114,7 +126,7 @@ class Samples(msgspec.Struct, tag="samples"):
     families: list[Family]
 
 
-ToWorker = SetPlan | Signal | Models | KvEvents | Gossip | Explain | Drain
+ToWorker = SetPlan | SetCertificates | Signal | Models | KvEvents | Gossip | Explain | Drain
 ToParent = Ready | Gossip | Explained | Heard | StillSilent | Samples
 
 _encoder = msgspec.msgpack.Encoder()

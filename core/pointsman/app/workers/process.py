@@ -22,7 +22,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.grpc_options import SHARED_PORT_OPTIONS, STOP_GRACE_S
+from pointsman.app.identity import Guard
 from pointsman.app.logs import configure_logs
+from pointsman.app.tls import Content, following_credentials
 from pointsman.app.workers import frames
 from pointsman.app.workers.samples import families_of
 from pointsman.core.clock import SystemClock
@@ -66,6 +68,7 @@ class Worker:
             outbox=outbox,
         )
         self._heard: list[Feedback] = []
+        self._certificates: Content | None = None
         self._node = GossipNode(
             self._picker,
             GossipState(options.name, time.time_ns()),
@@ -101,6 +104,8 @@ class Worker:
                 if self._server is None:
                     self._server = await self._listen()
                     self._say(frames.Ready())
+            case frames.SetCertificates(content=content):
+                self._certificates = content
             case frames.Signal(key=key, metrics=metrics, rtt_ms=rtt_ms):
                 self._picker.signals(key, metrics, rtt_ms=rtt_ms)
             case frames.Models(key=key, names=names, adapters=adapters):
@@ -118,17 +123,27 @@ class Worker:
 
     async def _listen(self) -> grpc.aio.Server:
         options = self._options
-        server = grpc.aio.server(options=SHARED_PORT_OPTIONS)
+        # Its count of refused calls stays here: the control plane has one of the same name. The log tells of each.
+        guard = [Guard(CollectorRegistry(), trust_domain=options.trust_domain)] if options.guarded else []
+        server = grpc.aio.server(options=SHARED_PORT_OPTIONS, interceptors=guard)
         add_services(server, self._picker, self._registry, on_feedback=self._heard.append)
         self._health = add_health(server, self._holder)
         address = f"[{options.address}]" if ":" in options.address else options.address
-        server.add_insecure_port(f"{address}:{options.port}")
+        if options.guarded:
+            server.add_secure_port(f"{address}:{options.port}", following_credentials(self._files))
+        else:
+            server.add_insecure_port(f"{address}:{options.port}")
         await server.start()
         # What is there now stays for life: the collector need not look at it, nor run every few requests (4 % of CPU).
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         return server
+
+    def _files(self) -> Content:
+        if self._certificates is None:
+            raise PeerError("the control plane sent a Plan before the certificates to serve it with")
+        return self._certificates
 
     def _say(self, message: frames.ToParent) -> None:
         self._writer.write(frames.frame(message))

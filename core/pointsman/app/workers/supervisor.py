@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman.app.ports import PortError
 from pointsman.app.processes import ChildProcess, start_child
+from pointsman.app.tls import Content
 from pointsman.app.workers import frames
 from pointsman.app.workers.samples import WorkerMetrics
 from pointsman.core.clock import SystemClock
@@ -73,7 +74,7 @@ class PickerWorkers:
 
     `picker` is the parent's own: it picks nothing, but holds what is scraped and, by `gossip`, the load of all workers.
     Feed Plans with `publish` and give this object to the `Scraper` in place of the picker. `on_feedback` hears every
-    access log entry of all workers.
+    access log entry of all workers. With `tls` they demand client certificates and let gateways in only.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class PickerWorkers:
         policy: PickPolicy = PickPolicy.JOINT,
         calibrate: bool = False,
         on_feedback: Callable[[Feedback], None] | None = None,
+        tls: Content | None = None,
+        trust_domain: str = "",
         log_level: str = "info",
         log_format: str = "auto",
     ) -> None:
@@ -106,10 +109,13 @@ class PickerWorkers:
             address=address,
             port=port,
             policy=policy.value,
+            guarded=tls is not None,
+            trust_domain=trust_domain,
             calibrate=calibrate,
             log_level=log_level,
             log_format=log_format,
         )
+        self._tls = tls
         self._plan: Plan | None = None
         self._signals: dict[str, frames.Signal] = {}
         self._models: dict[str, frames.Models] = {}
@@ -147,6 +153,11 @@ class PickerWorkers:
         self._signals = {key: known for key, known in self._signals.items() if key in keys}
         self._models = {key: known for key, known in self._models.items() if key in keys}
         self._tell(frames.SetPlan(plan))
+
+    def certificates(self, tls: Content) -> None:
+        """Let all workers listen with these files from now on; only where they listen with TLS at all."""
+        self._tls = tls
+        self._tell(frames.SetCertificates(tls))
 
     async def ready(self) -> None:
         """Wait until all workers listen; that needs a Plan."""
@@ -250,6 +261,8 @@ class PickerWorkers:
             await child.stop()
 
     def _introduce(self, running: _Running) -> None:
+        if self._tls is not None:
+            running.send(frames.SetCertificates(self._tls))
         if self._plan is not None:
             running.send(frames.SetPlan(self._plan))
         for signal in self._signals.values():
