@@ -30,7 +30,7 @@ FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of `run` and `all`."""
-    found: Any = output_option(command)
+    found: Callable[..., Any] = output_option(command)
     found = click.option("--report", type=FOLDER, help="Keep the figures and a picture of each run here.")(found)
     found = click.option("--tls", is_flag=True, help="Mutual TLS between gateways and control planes.")(found)
     found = click.option(
@@ -40,13 +40,14 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="SECONDS",
         help="Abort a run that takes longer.",
     )(found)
-    return click.option(
+    aborts = click.option(
         "--abort-if-failed",
         "failed",
         type=click.IntRange(min=0),
         metavar="N",
         help="Abort when more than N requests have failed.",
-    )(found)
+    )
+    return aborts(found)
 
 
 def _gateway(text: str) -> tuple[str, str]:

@@ -21,8 +21,8 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from pointsman.app.drill import manifests
-from pointsman.app.drill.manifests import POOL, RTT_MS, SITES, Place
+from pointsman.app.drill import manifests, rest
+from pointsman.app.drill.manifests import RTT_MS, SITES, Place
 from pointsman.app.drill.relay import Relay
 from pointsman.app.envoy import Envoy, start_envoy
 from pointsman.app.processes import ChildProcess, start_child
@@ -43,13 +43,8 @@ SPEED: Final = 4.0
 """Replicas answer this many times faster than the modelled GPU: streams of 150 ms, so that a run takes seconds."""
 STREAM_AGE_S: Final = 5.0
 """Gateways come back to their own control plane this soon after it is back: the next run is to begin as the first."""
-_SOON: Final = aiohttp.ClientTimeout(total=1)
 _POINTSMAN: Final = ("-c", "from pointsman.app.cli import main; main()")
 _DOMAIN: Final = "drill"
-_WELL: Final = (False, "HEALTHY", "UNKNOWN")
-_AT_REST: Final = frozenset({"Healthy", "Standby"})
-_HELD_BACK: Final = frozenset({"Failed", "HoldDown", "Ramping"})
-_CLUSTER: Final = f"default/{POOL}"
 
 
 class DrillError(PointsmanError):
@@ -131,7 +126,7 @@ class DrillFleet:
     async def received(self, site: str) -> dict[str, int]:
         """How many requests each replica of a site got so far, {} while nobody can say."""
         try:
-            async with self.session.get(f"{self.sites[site].simulator_admin}/replicas", timeout=_SOON) as response:
+            async with self.session.get(f"{self.sites[site].simulator_admin}/replicas", timeout=rest.SOON) as response:
                 found = await response.json(content_type=None)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return {}
@@ -177,19 +172,9 @@ class DrillFleet:
         Raises:
             DrillError: one refuses or does not answer.
         """
-        for name in self.sites:
-            if refusal := await self._ask(name, action, site):
+        for name, parts in self.sites.items():
+            if refusal := await rest.ask(self.session, parts.admin, action, site=site):
                 raise DrillError(f"the control plane of {name} does not {action} {site}: {refusal}")
-
-    async def _ask(self, asked: str, action: str, site: str, endpoint: str = "") -> str:
-        """Ask the control plane of a site; what it says against it, "" when it did it."""
-        body = {"site": site, "endpoint": endpoint, "actor": "drill", "reason": "drill", "force": True}
-        try:
-            url = f"{self.sites[asked].admin}/api/v1/failover/{action}"
-            async with self.session.post(url, json=body) as response:
-                return "" if response.status == 200 else await response.text()
-        except (aiohttp.ClientError, OSError) as error:
-            return str(error) or type(error).__name__
 
     async def evacuate(self, site: str) -> None:
         """Take every new request away from a site."""
@@ -198,13 +183,7 @@ class DrillFleet:
 
     async def policies(self, site: str) -> list[Json]:
         """What the control plane of a site says of failover, [] while it does not answer."""
-        try:
-            url = f"{self.sites[site].admin}/api/v1/failover"
-            async with self.session.get(url, timeout=_SOON) as response:
-                found: list[Json] = (await response.json(content_type=None))["policies"]
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError):
-            return []
-        return found
+        return await rest.policies(self.session, self.sites[site].admin)
 
     async def heal(self) -> None:
         """End every fault and start what was killed."""
@@ -227,38 +206,12 @@ class DrillFleet:
         for site, parts in self.sites.items():
             if parts.envoy is None or parts.envoy.child.returncode is not None:
                 return f"the gateway of {site} does not run"
-            try:
-                async with self.session.get(f"{parts.envoy.admin_url}/clusters", params={"format": "json"}) as response:
-                    found = json.loads(await response.text())
-            except (aiohttp.ClientError, OSError):
-                return f"the gateway of {site} does not answer"
-            hosts = [
-                host
-                for cluster in found["cluster_statuses"]
-                if cluster["name"] == _CLUSTER
-                for host in cluster.get("host_statuses", [])
-            ]
-            if len(hosts) != len(self.site_of):
-                return f"the gateway of {site} knows {len(hosts)} of {len(self.site_of)} replicas"
-            for host in hosts:
-                unwell = [name for name, value in host["health_status"].items() if value not in _WELL]
-                if unwell:
-                    return f"the gateway of {site} holds {host.get('hostname', 'a replica')} for unwell: {unwell}"
-        for site in self.sites:
-            for policy in await self.policies(site):
-                if away := [one for one in policy["sites"] if one["state"] not in _AT_REST]:
-                    await self._bring_back(site, away)
-                    return f"the control plane of {site} holds {away[0]['site']} for {away[0]['state']}"
-                if out := policy["endpoints"]:
-                    for one in out:
-                        await self._ask(site, "activate", "", one["endpoint"])
-                    return f"the control plane of {site} keeps {out[0]['endpoint']} out: {out[0]['why']}"
+            if why := await rest.gateway_unrest(self.session, parts.envoy.admin_url, len(self.site_of)):
+                return f"the gateway of {site} {why}"
+        for site, parts in self.sites.items():
+            if why := await rest.failover_unrest(self.session, parts.admin):
+                return f"the control plane of {site} {why}"
         return ""
-
-    async def _bring_back(self, asked: str, away: Sequence[Json]) -> None:
-        """Do not wait for the rest of a hold-down: what failed is well again, and the next drill wants to begin."""
-        for site in {one["site"] for one in away if one["state"] in _HELD_BACK}:
-            await self._ask(asked, "failback", site)  # refused while it looks ill; it is asked again
 
     async def _start_missing(self) -> None:
         """Start what does not run, replicas first."""

@@ -35,7 +35,7 @@ class Series:
     site: str
     runs: int = 1
     tls: bool = False
-    limits: Limits = Limits()
+    limits: Limits
 
 
 async def drills(series: Series) -> AsyncIterator[tuple[Run, str]]:
