@@ -30,6 +30,8 @@ Json = dict[str, Any]
 
 SLOW_MS: Final = 800.0
 """What the slow canary adds; a good answer takes a tenth of it."""
+FIRST_SHARE: Final = 100
+"""Of the first step, in 1/10,000."""
 PAUSE_S: Final = 10
 """Each step's pause. It is the data that a step takes longer for."""
 STAYS_S: Final = 45.0
@@ -47,12 +49,13 @@ CHECKS: Final[list[Json]] = [
 class Traffic:
     """What users met since the policy came. `hit` are those who got an error or a slow answer of the canary.
 
-    Whose a request was follows from the user: the hash that Envoy computes, and the `share` (1/10,000) in force.
+    An answer says whose it is. Whose an error was follows from the user: the hash that Envoy computes, and the largest
+    `share` (1/10,000) that the canary had.
     """
 
     users: int
     salt: str
-    share: int = 0
+    share: int = FIRST_SHARE
     requests: int = 0
     to_canary: int = 0
     errors: int = 0
@@ -125,7 +128,6 @@ async def ask(place: Stage, traffic: Traffic, user: int) -> None:
         "messages": [{"role": "user", "content": f"user {user} asks for the {traffic.requests}. time " * 4}],
     }
     began_s, replica, failure = time.perf_counter(), "", ""
-    ours = bucket(f"user-{user}", traffic.salt) < traffic.share
     try:
         async with place.session.post(
             f"{place.url}/v1/chat/completions", json=body, headers={USER: f"user-{user}"}
@@ -138,9 +140,12 @@ async def ask(place: Stage, traffic: Traffic, user: int) -> None:
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         failure = type(error).__name__
     traffic.requests += 1
-    if not ours and not replica.startswith("canary"):
-        traffic.elsewhere.update([failure] if failure else [])
-        return
+    if not replica.startswith("canary"):
+        if not failure:
+            return
+        if bucket(f"user-{user}", traffic.salt) >= traffic.share:
+            traffic.elsewhere[failure] += 1
+            return
     slow = bool(replica) and 1000 * (time.perf_counter() - began_s) >= SLOW_MS
     traffic.to_canary += 1
     traffic.errors += bool(failure)
@@ -176,7 +181,7 @@ async def ended(place: Stage, traffic: Traffic, expected: str) -> Json:
         while True:
             found = await place.rollout()
             phase = found.get("phase")
-            traffic.share = round(found.get("weight", 0) * TOTAL_WEIGHT)
+            traffic.share = max(traffic.share, round(found.get("weight", 0) * TOTAL_WEIGHT))
             if phase in {"Completed", "Aborted"}:
                 return found
             now_s = time.monotonic()

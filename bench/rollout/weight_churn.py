@@ -29,7 +29,7 @@ from stage import PORT, VARIANT, Stage, addresses, own_network, stage
 sys.path.append(str(Path(__file__).parents[1] / "xds"))
 from processes import child, machine  # a neighbour's helper
 
-CONNECTIONS: Final = 16
+CONNECTIONS: Final = 32
 SSE_STREAMS: Final = 10
 GRPC_STREAMS: Final = 2
 CHANGES_PER_S: Final = 10
