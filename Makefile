@@ -1,13 +1,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format stubs validate clean lock
+.PHONY: run test test-observability dashboards lint format stubs validate clean lock
 
 run: .venv/.run
 	$(BIN)/pointsman up --config examples/two-sites --simulate
 
 test: .venv/.dev
 	$(BIN)/pytest -q -n 2 --dist worksteal
+
+# Dashboards, rules and alerts against a real Prometheus that watches a real fleet: Debian's package is needed.
+test-observability: .venv/.dev
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || { \
+		echo 'prometheus and promtool are not installed: apt-get install -y --no-install-recommends prometheus' >&2; exit 1; }
+	$(BIN)/pytest -q -m observability tests/observe
+
+dashboards: .venv/.dev
+	$(BIN)/python -m pointsman.app.observe deploy
 
 lint: .venv/.dev stubs
 	$(BIN)/ruff check .
