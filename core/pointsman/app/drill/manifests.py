@@ -165,9 +165,9 @@ def _policies(where: Sequence[Place], primary: str) -> list[Json]:
         "targetRefs": [
             {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat", "sectionName": STREAMED_RULE}
         ],
-        # Headers of a streamed answer come at once: half a second without them is a black hole, and three tries of that
-        # length reach the other site within the two seconds that are asked for.
-        "retry": {"firstByteTimeout": "500ms"},
+        # Headers of a streamed answer come at once: a second without them is a black hole. Less would take a replica
+        # on a busy machine for one, and the tries that follow would make it busier.
+        "retry": {"firstByteTimeout": "1s"},
     }
     return [
         {
