@@ -55,11 +55,20 @@ def obey(draft: Draft, command: Command) -> None:
         case Action.DRAIN | Action.EVACUATE:
             _take_out(draft, command)
         case Action.ACTIVATE:
-            _bring_in(draft, command, [key for key in _targets(draft, command) if draft.members[key].phase in HELD])
+            _bring_in(draft, command, _out(draft, command, HELD))
         case Action.FAILOVER:
             _fail_over(draft, command)
         case Action.FAILBACK:
-            _bring_in(draft, command, [key for key in _targets(draft, command) if draft.members[key].phase in AWAY])
+            _bring_in(draft, command, _out(draft, command, AWAY))
+
+
+def _out(draft: Draft, command: Command, phases: frozenset[Phase]) -> list[str]:
+    """What the command may bring back: an operation that ends brings back what it took out, and nothing else."""
+    return [
+        key
+        for key in _targets(draft, command)
+        if draft.members[key].phase in phases and command.operation in ("", draft.members[key].operation)
+    ]
 
 
 def _targets(draft: Draft, command: Command) -> list[str]:
@@ -149,7 +158,14 @@ def _fail_over(draft: Draft, command: Command) -> None:
     _check_rest(draft, command, wanted, bad=DEAD)
     for key in wanted:
         place = refuge(draft, key, max(DEAD, draft.members[key].bad))
-        fail(draft, key, _said(command), by=command.signature.actor, recall=place.recall)
+        fail(
+            draft,
+            key,
+            _said(command),
+            by=command.signature.actor,
+            operation=command.operation,
+            recall=place.recall,
+        )
         _tell(draft, command, key)
 
 
@@ -195,7 +211,8 @@ def _drain_endpoint(draft: Draft, command: Command) -> None:
 
 
 def _activate_endpoint(draft: Draft, command: Command) -> None:
-    if command.endpoint not in draft.endpoints:
+    found = draft.endpoints.get(command.endpoint)
+    if found is None or command.operation not in ("", found.operation):
         raise FailoverError(f"{command.endpoint} is not drained")
     del draft.endpoints[command.endpoint]
     _tell(draft, command, "")

@@ -73,7 +73,7 @@ def leave_bad_ones(draft: Draft) -> None:
         del draft.degraded[key]
 
 
-def fail(draft: Draft, key: str, why: str, *, by: str = "", recall: Iterable[str] = ()) -> None:
+def fail(draft: Draft, key: str, why: str, *, by: str = "", operation: str = "", recall: Iterable[str] = ()) -> None:
     """Take a member out of service; `by` a person, who alone brings it back then."""
     found = draft.members[key]
     for other in recall:
@@ -91,6 +91,7 @@ def fail(draft: Draft, key: str, why: str, *, by: str = "", recall: Iterable[str
         flaps=(*flaps, draft.clock_s) if serving and not by else flaps,
         held=bool(by),
         by=by,
+        operation=operation,
     )
     draft.degraded.pop(key, None)
     draft.withdraw(key)

@@ -194,7 +194,7 @@ class Command:
 
     `site` names a site, `pool` one pool there ("": all pools), `endpoint` (`ip:port`) one endpoint. `deadline_s` (wall
     time): when the endpoint or the site will be gone, 0: not known. `force`: beyond the safety rules, and without the
-    ramp. `operation`: id of the TrafficOperation.
+    ramp. `operation`: id of the TrafficOperation that takes something out, or brings back only what it took out.
     """
 
     action: Action
