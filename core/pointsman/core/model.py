@@ -166,7 +166,7 @@ class HealthPolicy:
     base_ejection_ms: int = 5_000
     max_ejection_ms: int = 60_000
     retry_budget_percent: float = 100.0
-    retry_min_concurrency: int = 50
+    retry_min_concurrency: int = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -275,7 +275,7 @@ class RetrySettings(Fields, frozen=True, kw_only=True):
     retries: Annotated[int, Meta(ge=0, le=10)] = 3
     on_reset: bool = True
     max_ratio: Share = "100%"
-    min_concurrent: Annotated[int, Meta(ge=0, le=100_000)] = 50
+    min_concurrent: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
     first_byte_timeout: Duration | None = None
     stall_timeout: Duration | None = None
 
