@@ -89,6 +89,17 @@ def test_capacity_shrinks_at_once_and_forget_leaves_nothing() -> None:
     assert not index._rows_of  # no hash is left behind
 
 
+def test_shares_that_are_less_than_a_block_add_up() -> None:
+    index = PrefixIndex()
+    index.insert(0, list(range(10)))
+    for _ in range(4):
+        index.age(0, 0.03)
+    assert index.blocks(0) == 9
+    assert list(index.match(list(range(10)), rows(0))) == [9]
+    index.age(0, 1.0)
+    assert index.total_blocks == 0
+
+
 def test_all_rows_together_are_bounded() -> None:
     index = PrefixIndex(max_blocks=1_000)
     for row in range(20):
@@ -109,6 +120,7 @@ class PlainModel:
     def __init__(self) -> None:
         self.held: dict[int, list[int]] = {}
         self.limit: dict[int, int] = {}
+        self.owed: dict[int, float] = {}
 
     def insert(self, row: int, hashes: list[int]) -> None:
         held = self.held.setdefault(row, [])
@@ -122,9 +134,27 @@ class PlainModel:
         held = self.held.get(row, [])
         del held[: max(0, len(held) - self.limit.get(row, 10**9))]
 
-    def forget(self, row: int) -> None:
+    def clear(self, row: int) -> None:
         self.held.pop(row, None)
+        self.owed.pop(row, None)
+
+    def forget(self, row: int) -> None:
+        self.clear(row)
         self.limit.pop(row, None)
+
+    def remove(self, row: int, hashes: list[int]) -> int:
+        held = self.held.get(row, [])
+        gone = [block for block in hashes if block in held]
+        for block in gone:
+            held.remove(block)
+        return len(gone)
+
+    def age(self, row: int, share: float) -> None:
+        held = self.held.get(row, [])
+        if held:
+            due = self.owed.get(row, 0.0) + share * len(held)
+            self.owed[row] = due - int(due)
+            del held[: int(due)]
 
     def match(self, row: int, hashes: list[int]) -> int:
         count = 0
@@ -140,6 +170,9 @@ STEP = st.one_of(
     st.tuples(st.just("forget"), ROW, st.just([])),
     st.tuples(st.just("capacity"), ROW, st.lists(st.integers(0, 9), min_size=1, max_size=1)),
     st.tuples(st.just("match"), ROW, CHAIN),
+    st.tuples(st.just("remove"), ROW, CHAIN),
+    st.tuples(st.just("clear"), ROW, st.just([])),
+    st.tuples(st.just("age"), ROW, st.lists(st.integers(0, 8), min_size=1, max_size=1)),
 )
 
 
@@ -155,6 +188,14 @@ def test_the_index_behaves_as_the_plain_model(steps: list[tuple[str, int, list[i
             case "forget":
                 index.forget(row)
                 model.forget(row)
+            case "clear":
+                index.clear(row)
+                model.clear(row)
+            case "remove":
+                assert index.remove(row, chain) == model.remove(row, chain)
+            case "age":
+                index.age(row, chain[0] / 8)
+                model.age(row, chain[0] / 8)
             case "capacity":
                 index.set_capacity(row, chain[0] * BLOCK_TOKENS)
                 model.limit[row] = max(1, chain[0])
