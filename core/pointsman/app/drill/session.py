@@ -19,7 +19,7 @@ from pointsman.failover.report import Row, Run, markdown, misses, run_text, tabl
 
 LOAD_PER_S: Final = 100.0
 """At the gateway of the site that fails: what the times of the bars are asked for at."""
-OTHER_PER_S: Final = 15.0
+OTHER_PER_S: Final = 50.0
 """At the other gateway. Where its clients are the ones that are judged the two are exchanged."""
 
 
