@@ -169,13 +169,22 @@ def _describe_sites(fleet: Fleet) -> None:
 
 
 async def _secure_control_plane(folder: Path, fleet: Fleet, net: Loopback, stack: AsyncExitStack) -> str:
-    """A control plane with certificates, for the series that only such a one has; returns its admin URL."""
+    """A control plane with certificates, for the series that only such a one has; returns its admin URL.
+
+    It leads a fleet of its own, which is empty: what two control planes say of one fleet must come from one state.
+    """
+    config = folder / "config"
+    config.mkdir(parents=True)
+    documents = yaml.safe_load_all((fleet.manifests.folder / "fleet.yaml").read_text(encoding="utf-8"))
+    gateway = next(document for document in documents if document["kind"] == "Gateway")
+    gateway["metadata"] = {"name": "spare"}
+    (config / "fleet.yaml").write_text(yaml.safe_dump(gateway), encoding="utf-8")
     ca = TrialCa(folder / "certs")
     ca.server()
     address = net.address()
     ready = folder / "ready.json"
     child = await start_child(
-        [POINTSMAN, "up", "--config", fleet.manifests.folder, "--no-envoy", "--state", folder / "state",
+        [POINTSMAN, "up", "--config", config, "--no-envoy", "--state", folder / "state",
          "--grpc-address", address, "--grpc-port", str(net.free_port(address)), "--admin-port", "0",
          "--ready-file", ready, "--tls-cert", ca.folder / "server.pem", "--tls-key", ca.folder / "server.key",
          "--tls-client-ca", ca.certificate],
