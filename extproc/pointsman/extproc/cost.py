@@ -1,7 +1,7 @@
 """The expected price of each candidate for a request, in milliseconds, term by term.
 
     uncached = max(16, L - cached)                          tokens to prefill
-    own      = p*uncached + a*uncached*(L - uncached/2)     our prefill
+    own      = p*uncached + a*uncached*(L - uncached/2)     our prefill; p and a are the candidates' means
     estimate = 3*RTT + backlog + own + decode_tax + kv_wait
     score    = estimate + (0.5 + fleet_backlog/500)*own     the shadow price of capacity
              + p*(best_cached - cached)                     where warm and cached < best_cached/2
@@ -130,7 +130,7 @@ def score(
     zero = np.zeros(len(load.rtt_ms))
     if prompt_tokens:
         uncached = uncached_tokens(model, prompt_tokens, cached_tokens)
-        own = own_prefill_ms(table, rows, prompt_tokens, uncached)
+        own = _price_of_work(table, rows, prompt_tokens, uncached)
         fleet_backlog_ms = float(np.add.reduce(load.backlog_ms)) / len(zero)
         shadow = (model.shadow_base + model.shadow_weight * fleet_backlog_ms / model.shadow_reference_ms) * own
         stick = _stick(model, table, rows, cached_tokens)
@@ -155,11 +155,27 @@ def score(
     )
 
 
+def _price_of_work(table: EndpointTable, rows: Chosen, prompt_tokens: int, uncached: Floats) -> Floats:
+    """Our own prefill at the mean rate of the candidates, the same for all of them.
+
+    How slow an endpoint is counts in its backlog, not here: a price by its own rate sends all new prompts to the fast
+    ones, whose caches then lose what the slow ones' have room for (two speeds of GPUs: mean TTFT 28 % up, hits from
+    0.70 to 0.56; docs/performance.md).
+    """
+    reach = np.maximum(0.0, prompt_tokens - uncached / 2.0)
+    prefill_ms, attention_ms = _mean(table.prefill_ms[rows]), _mean(table.attention_ms[rows])
+    return np.asarray(prefill_ms * uncached + attention_ms * uncached * reach, dtype=np.float64)
+
+
+def _mean(values: Floats) -> float:
+    return float(np.add.reduce(values)) / len(values)
+
+
 def _stick(model: CostModel, table: EndpointTable, rows: Chosen, cached: Floats) -> Floats:
     best = float(cached.max())
     if best < model.warm_tokens:
         return np.zeros(len(cached))
-    return np.where(cached < best / 2.0, model.stick_weight * table.prefill_ms[rows] * (best - cached), 0.0)
+    return np.where(cached < best / 2.0, model.stick_weight * _mean(table.prefill_ms[rows]) * (best - cached), 0.0)
 
 
 def _kv_wait(model: CostModel, load: Load, uncached: Floats) -> Floats:

@@ -67,7 +67,7 @@ class Picker:
         seed: int = 0,
         expiry_s: float = EXPIRY_S,
         recent: int = RECENT_DECISIONS,
-        calibrate: bool = False,
+        calibrate: bool = True,
         admission: Admission | None = None,
         outbox: Outbox | None = None,
     ) -> None:

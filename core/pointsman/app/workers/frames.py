@@ -35,7 +35,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     guarded: bool = False
     trust_domain: str = ""
-    calibrate: bool = False
+    calibrate: bool = True
     log_level: str = "info"
     log_format: str = "auto"
 

@@ -87,7 +87,7 @@ class PickerWorkers:
         registry: CollectorRegistry,
         gossip: GossipNode,
         policy: PickPolicy = PickPolicy.JOINT,
-        calibrate: bool = False,
+        calibrate: bool = True,
         on_feedback: Callable[[Feedback], None] | None = None,
         tls: Content | None = None,
         trust_domain: str = "",
