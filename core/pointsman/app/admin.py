@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from pointsman.app.admin_host import loopback_host
 from pointsman.app.admin_token import bearer_token
-from pointsman.app.openapi import READING, describe, document
+from pointsman.app.openapi import describe, document
+from pointsman.app.status_api import STATUS_PATHS, STATUS_SCHEMAS
 
 Json = dict[str, Any]
 
@@ -105,7 +106,7 @@ def admin_application(
             web.get("/api/v1/openapi.json", openapi),
         ]
     )
-    describe(application, READING)
+    describe(application, STATUS_PATHS, STATUS_SCHEMAS)
     return application
 
 

@@ -26,6 +26,8 @@ _TYPES: Final = {
     "svg": "image/svg+xml",
 }
 
+INDEX: Final = "index.html"
+
 PAGE_FILES: Final = (
     "page.css",
     "main.js",
@@ -61,6 +63,14 @@ MAX_PICKS: Final = 200
 
 def add_desk_routes(application: web.Application, desk: Desk) -> None:
     """Add the page and what it reads."""
+    contents = _page_files()
+
+    async def page(request: web.Request) -> web.Response:
+        found = contents.get(request.match_info.get("name", INDEX))
+        if found is None:
+            return _answer({"error": "the page has no such file"}, 404)
+        body, media_type = found
+        return web.Response(body=body, content_type=media_type, charset="utf-8", headers=SECURITY_HEADERS)
 
     async def tree(_: web.Request) -> web.Response:
         return _answer(desk.tree())
@@ -94,8 +104,8 @@ def add_desk_routes(application: web.Application, desk: Desk) -> None:
 
     application.add_routes(
         [
-            web.get("/", _file("index.html")),
-            *(web.get(f"/page/{name}", _file(name)) for name in PAGE_FILES),
+            web.get("/", page),
+            web.get("/page/{name}", page),
             web.get("/api/v1/tree", tree),
             web.get("/api/v1/traffic", traffic),
             web.get("/api/v1/picks", picks),
@@ -107,15 +117,10 @@ def add_desk_routes(application: web.Application, desk: Desk) -> None:
     describe(application, DESK_PATHS, DESK_SCHEMAS)
 
 
-def _file(name: str) -> Any:
-    """A handler that serves one file of the page, read once."""
-    body = (files("pointsman.app") / "page" / name).read_bytes()
-    media_type = _TYPES[name.rpartition(".")[2]]
-
-    async def handler(_: web.Request) -> web.Response:
-        return web.Response(body=body, content_type=media_type, charset="utf-8", headers=SECURITY_HEADERS)
-
-    return handler
+def _page_files() -> dict[str, tuple[bytes, str]]:
+    """Name → content and media type, read once."""
+    folder = files("pointsman.app") / "page"
+    return {name: ((folder / name).read_bytes(), _TYPES[name.rpartition(".")[2]]) for name in (INDEX, *PAGE_FILES)}
 
 
 def _answer(value: Json, status: int = 200) -> web.Response:

@@ -33,6 +33,7 @@ DESK_PATHS: Final[dict[str, Json]] = {
             media_type="text/javascript",
             security=[],
             parameters=[parameter("name", "path", _TEXT)],
+            responses={"404": error("The page has no such file.")},
         )
     },
     "/api/v1/tree": {
@@ -108,8 +109,8 @@ DESK_SCHEMAS: Final[dict[str, Json]] = {
             "sites": {"type": "array", "items": _ref("TreeSite")},
             "weights": _OBJECTS,
             "rollouts": _OBJECTS,
-            "failover": _OBJECTS,
-            "notes": _OBJECTS,
+            "failover": {"type": "array", "items": _ref("FailoverStatus")},
+            "notes": {"type": "array", "items": _ref("Note")},
         },
     },
     "TreeSite": {
@@ -124,7 +125,7 @@ DESK_SCHEMAS: Final[dict[str, Json]] = {
             "in_flight": _NUMBER,
             "requests": _COUNT,
             "draining": {"type": "boolean"},
-            "failover": _OBJECTS,
+            "failover": {**_OBJECTS, "description": "Pool, policy, state, share and why."},
             "rto_s": {**_NUMBER, "description": "Recovery time of its last failover."},
             "pools": {"type": "array", "items": _ref("TreePool")},
         },
@@ -208,7 +209,11 @@ DESK_SCHEMAS: Final[dict[str, Json]] = {
             "passed_over": _OBJECTS,
             "answer": {"type": ["object", "null"], "description": "What the gateway answers by itself."},
             "arm": {"type": ["object", "null"]},
-            "picks": {**_OBJECTS, "description": "One decision for each pool that it may go to."},
+            "picks": {
+                "type": "array",
+                "items": _ref("Decision"),
+                "description": "One decision for each pool that it may go to.",
+            },
         },
     },
     "Diff": {

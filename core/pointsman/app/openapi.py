@@ -53,7 +53,11 @@ def document(application: web.Application) -> Json:
 ERROR_SCHEMA: Final[Json] = {
     "type": "object",
     "required": ["error"],
-    "properties": {"error": {"type": "string", "description": "What is wrong, and how to mend it."}},
+    "properties": {
+        "error": {"type": "string", "description": "What is wrong, and how to mend it."},
+        "reason": {"type": "string", "description": "Of a refused change: why, as a word."},
+        "version": {"type": ["integer", "null"], "description": "Of a refused change: the version of the rule now."},
+    },
 }
 
 
@@ -75,36 +79,3 @@ def error(description: str) -> Json:
 def parameter(name: str, where: str, schema: Json, description: str = "") -> Json:
     """A parameter in the path, the query or a header."""
     return {"name": name, "in": where, "required": where == "path", "schema": schema, "description": description}
-
-
-READING: Final[dict[str, Json]] = {
-    "/healthz": {
-        "get": operation("200 while the process lives.", {"type": "string"}, media_type="text/plain", security=[])
-    },
-    "/readyz": {
-        "get": operation(
-            "200 once a configuration is in force.",
-            {"type": "string"},
-            media_type="text/plain",
-            security=[],
-            responses={"503": {"description": "No configuration yet."}},
-        )
-    },
-    "/metrics": {"get": operation("Metrics for Prometheus.", {"type": "string"}, media_type="text/plain")},
-    "/api/v1/status": {
-        "get": operation("Gateways, pools, endpoints, configuration, connected proxies.", {"type": "object"})
-    },
-    "/api/v1/endpoints": {
-        "get": operation("All endpoints of all pools.", {"type": "array", "items": {"type": "object"}})
-    },
-    "/api/v1/picks/{id}": {
-        "get": operation(
-            "A recent pick with its candidates and reasons.",
-            {"type": "object"},
-            parameters=[parameter("id", "path", {"type": "string"}, "Our pick id, or the request id.")],
-            responses={"404": error("It is not remembered.")},
-        )
-    },
-    OPENAPI_PATH: {"get": operation("This description.", {"type": "object"})},
-}
-"""The routes of `pointsman.app.admin`."""
