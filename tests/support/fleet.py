@@ -60,7 +60,7 @@ class Layout:
 
     `annotations` are those of the HTTPRoute, `rules` stand before its split, `not_ready` are replicas by name, `edges`
     further Gateways of the same routes with their sites, `pool_annotations` those of each InferencePool. `capacity` is
-    `maxConcurrent` of sites, `documents` are further manifests.
+    `maxConcurrent` of sites, `jurisdictions` theirs, `documents` are further manifests.
     """
 
     stable: dict[str, int] = field(default_factory=lambda: {"us-east": 3, "eu-west": 3})
@@ -77,6 +77,7 @@ class Layout:
     edges: dict[str, str] = field(default_factory=dict)
     pool_annotations: dict[str, str] = field(default_factory=dict)
     capacity: dict[str, int] = field(default_factory=dict)
+    jurisdictions: dict[str, list[str]] = field(default_factory=dict)
     documents: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -117,6 +118,7 @@ class Manifests:
                 "metadata": {"name": site},
                 "spec": {
                     "locality": {"region": site},
+                    "jurisdictions": layout.jurisdictions.get(site, []),
                     **({"capacity": {"maxConcurrent": layout.capacity[site]}} if site in layout.capacity else {}),
                 },
             }

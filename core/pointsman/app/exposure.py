@@ -6,6 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from pointsman.core.compile.residency import base_pool
 from pointsman.core.model import Plan
 from pointsman.extproc.feedback import Feedback
 
@@ -58,7 +59,7 @@ class Exposure:
         """Count one access log entry, if its request has ended."""
         if not entry.ended:
             return
-        arm = (entry.route.rpartition("/")[0], entry.cluster)
+        arm = (entry.route.rpartition("/")[0], base_pool(entry.cluster))
         if arm not in self._arms:
             arm = (OTHER, OTHER)
         key = (*arm, _outcome(entry))

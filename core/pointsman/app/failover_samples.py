@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from pointsman.core.compile.residency import base_pool
 from pointsman.extproc import Feedback
 from pointsman.failover.model import Member, Sample
 from pointsman.failover.record import Second
@@ -20,11 +21,6 @@ _OVERLOAD_GRPC: Final = 8
 
 Members = Mapping[tuple[str, str], Member]
 """(pool, endpoint) → the member that it belongs to."""
-
-
-def pool_of(cluster: str) -> str:
-    """The pool of an Envoy cluster: what is narrowed to some sites is named "POOL@WHAT"."""
-    return cluster.partition("@")[0]
 
 
 def overloaded(entry: Feedback) -> bool:
@@ -51,7 +47,7 @@ def samples(entry: Feedback, members: Members, now_s: float) -> Iterator[tuple[M
     """What an entry says of each endpoint that it was sent to. Answers that come whole have no time to first byte."""
     if entry.forwarded:
         return
-    pool = pool_of(entry.cluster)
+    pool = base_pool(entry.cluster)
     slow = entry.ttft_ms if entry.expected_ms is not None and entry.streaming is not False else None
     if not entry.ended:
         member = members.get((pool, entry.upstream))

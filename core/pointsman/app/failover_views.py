@@ -16,7 +16,8 @@ ABSENT_TRIES: Final = 3
 def endpoint_views(table: EndpointTable, absent: Mapping[str, int], now_s: float) -> dict[str, EndpointView]:
     """By `ip:port`, for the endpoints of the Plan. `absent`: tries in a row that found nobody there."""
     found = {}
-    for key in table.keys():
+    keys = table.keys()
+    for key in keys:
         row = table.row(key)
         if row is None:
             continue

@@ -17,6 +17,7 @@ import structlog
 from pointsman.core.audit import AuditLog
 from pointsman.core.change import Decided, Signature, WeightChange, decide
 from pointsman.core.clock import Clock
+from pointsman.core.compile.residency import base_pool
 from pointsman.core.model import Plan, Split
 from pointsman.core.overlay import Overlay, RuleOverlay, SiteOverlay
 from pointsman.core.store import OVERLAY_FILE, StateError, StateFolder, read_overlay, write_overlay
@@ -206,7 +207,7 @@ class Operations:
         deadline_s = self._clock.monotonic_s() + timeout_s
         missing: set[str] = set()
         for gateway in self._current().gateways:
-            if any(pool.name.partition("@")[0] in pools for pool in gateway.pools):
+            if any(base_pool(pool.name) in pools for pool in gateway.pools):
                 stand = await self._xds().wait_acked(gateway.name, max(0.0, deadline_s - self._clock.monotonic_s()))
                 missing |= stand.pending | stand.rejected
         return tuple(sorted(missing))

@@ -23,6 +23,7 @@ from pointsman.app.rollout_status import Json, RolloutMetrics, rollout_json
 from pointsman.app.rollout_words import missing, owner_of, sample_of, signature, weight_change
 from pointsman.core.change import ChangeError, WeightChange
 from pointsman.core.clock import Clock
+from pointsman.core.compile.residency import base_pool
 from pointsman.core.config import Manifests
 from pointsman.core.errors import PointsmanError
 from pointsman.core.model import Plan
@@ -123,7 +124,7 @@ class Rollouts:
 
     def feedback(self, entry: Feedback) -> None:
         """Count an access log entry for the arm that it belongs to. Called for every request: it looks up and adds."""
-        found = self._arms.get((entry.route.rpartition("/")[0], entry.cluster))
+        found = self._arms.get((entry.route.rpartition("/")[0], base_pool(entry.cluster)))
         if found is None:
             return
         run, canary = found

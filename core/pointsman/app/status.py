@@ -14,6 +14,7 @@ from pointsman.app.tls import Certificates
 from pointsman.app.version import VERSION
 from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core.clock import Clock
+from pointsman.core.compile.residency import base_pool
 from pointsman.core.errors import ConfigError, PointsmanError
 from pointsman.core.model import Endpoint, Gateway, Plan, Pool, Rule, Split
 from pointsman.core.snapshot import PlanHolder
@@ -123,8 +124,21 @@ class FleetStatus:
     async def explain(self, pick_id: str) -> Json | None:
         decision = self._picker.explain(pick_id)
         if decision is not None:
-            return decision.explain()
-        return None if self._workers is None else await self._workers.explain(pick_id)
+            found: Json | None = decision.explain()
+        else:
+            found = None if self._workers is None else await self._workers.explain(pick_id)
+        return None if found is None else self._with_forbidden(found)
+
+    def _with_forbidden(self, decision: Json) -> Json:
+        """With the endpoints that residency kept out before the picker was asked."""
+        pool = base_pool(decision["pool"])
+        if pool == decision["pool"]:
+            return decision
+        plan = self._holder.plan or Plan()
+        known = {*decision["filtered"], *(one["endpoint"] for one in decision["candidates"])}
+        every = [e.key for one in plan.pools if one.name == pool for e in one.endpoints()]
+        forbidden = {key: "residency" for key in every if key not in known}
+        return {**decision, "filtered": {**decision["filtered"], **forbidden}}
 
     def status(self) -> Json:
         plan = self._holder.plan or Plan()

@@ -12,12 +12,14 @@ from pointsman.core.compile.options_failover import leading_policies, site_tiers
 from pointsman.core.compile.options_health import retry_policies, with_retries
 from pointsman.core.compile.pools import compile_pool, compile_site, site_order
 from pointsman.core.compile.precedence import RankedRule
+from pointsman.core.compile.residency import base_pool, bind, narrow, places_of, required_by
 from pointsman.core.compile.rules import CompiledRoute, compile_route
 from pointsman.core.config.attachment import listeners_of
 from pointsman.core.config.check_pools import pool_key
 from pointsman.core.config.gateway_kinds import Gateway as GatewayManifest
 from pointsman.core.config.manifests import Manifests
 from pointsman.core.config.pool_kinds import EndpointSlice
+from pointsman.core.config.route_annotations import route_terms
 from pointsman.core.config.route_kinds import Route
 from pointsman.core.model import Endpoint, Gateway, Listener, Plan, Pool, Split
 from pointsman.core.overlay import EMPTY, Overlay
@@ -36,10 +38,14 @@ def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
     pools = _pools({pool.key for pool in manifests.pools}, manifests, site_order("", manifests.sites), overlay)
     assignments = assignments_of(manifests.rollout_policies)
     retries = retry_policies(manifests)
+    sites = tuple(compile_site(site) for site in manifests.sites)
+    places = places_of(pools, sites)
+    terms = {f"{route.kind}/{route.key}": route_terms(route.metadata.annotations) for route in routes}
 
     def compiled_at(site: str) -> Compiled:
         layer = layer_of(pools, overlay.at(site), assignments)
-        return {f"{route.kind}/{route.key}": with_retries(compile_route(route, layer), retries) for route in routes}
+        found = {f"{route.kind}/{route.key}": with_retries(compile_route(route, layer), retries) for route in routes}
+        return {name: replace(one, ranked=bind(one.ranked, terms[name], places)) for name, one in found.items()}
 
     compiled = compiled_at("")
     special = sorted({gateway.site for gateway in manifests.gateways if overlay.at(gateway.site) is not overlay})
@@ -51,7 +57,7 @@ def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
             _gateway(gateway, manifests, routes, _ranked(by_site.get(gateway.site, compiled)), overlay)
             for gateway in manifests.gateways
         ),
-        sites=tuple(compile_site(site) for site in manifests.sites),
+        sites=sites,
         pools=pools,
         splits=tuple(_with_sites(split, by_site) for split in splits),
         notes=(*notes, *vanished_rules(overlay, (split.rule for split in splits))),
@@ -109,8 +115,9 @@ def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay
         slices.setdefault(pool_key(one), []).append(one)
     policies = leading_policies(manifests)
     tiers = {name: site_tiers(policy, manifests.sites) for name, policy in policies.items()}
-    return tuple(
-        compile_pool(
+    whole = {base_pool(name) for name in names}
+    compiled = {
+        pool.key: compile_pool(
             pool,
             slices.get(pool.key, []),
             sites,
@@ -121,5 +128,8 @@ def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay
             policy=policies.get(pool.key),
         )
         for pool in manifests.pools
-        if pool.key in names
-    )
+        if pool.key in whole
+    }
+    tags = {site.name: frozenset(site.spec.jurisdictions) for site in manifests.sites}
+    narrowed = {name: narrow(compiled[base_pool(name)], required_by(name), tags) for name in names - compiled.keys()}
+    return tuple(sorted((*(compiled[n] for n in names & compiled.keys()), *narrowed.values()), key=lambda p: p.name))

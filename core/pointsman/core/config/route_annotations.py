@@ -8,6 +8,9 @@
 | `pointsman.dev/on-unavailable` | `Fail` (default), `Redistribute`, `Fallback` | what for an arm that can't serve |
 | `pointsman.dev/variant-header` | header name | the header by which clients choose a variant |
 | `pointsman.dev/on-unknown-variant` | `Split` (default), `Reject` | what a value of it that no rule matches gets |
+| `pointsman.dev/residency` | jurisdictions, `EU` or `EU,GDPR` | requests only go to sites that have all of them |
+| `pointsman.dev/residency-header` | header name | requests only go to sites with the jurisdiction that it names |
+| `pointsman.dev/residency-required` | `true`, `false` (default) | requests without that header are refused, too |
 """
 
 from __future__ import annotations
@@ -29,8 +32,22 @@ ON_UNAVAILABLE: Final = f"{OWN_PREFIX}on-unavailable"
 VARIANT_HEADER: Final = f"{OWN_PREFIX}variant-header"
 ON_UNKNOWN_VARIANT: Final = f"{OWN_PREFIX}on-unknown-variant"
 
+RESIDENCY: Final = f"{OWN_PREFIX}residency"
+RESIDENCY_HEADER: Final = f"{OWN_PREFIX}residency-header"
+RESIDENCY_REQUIRED: Final = f"{OWN_PREFIX}residency-required"
+
 ROUTE_ANNOTATIONS: Final = frozenset(
-    {STICKY_HEADER, STICKY_COOKIE, STICKY_SALT, ON_UNAVAILABLE, VARIANT_HEADER, ON_UNKNOWN_VARIANT}
+    {
+        STICKY_HEADER,
+        STICKY_COOKIE,
+        STICKY_SALT,
+        ON_UNAVAILABLE,
+        VARIANT_HEADER,
+        ON_UNKNOWN_VARIANT,
+        RESIDENCY,
+        RESIDENCY_HEADER,
+        RESIDENCY_REQUIRED,
+    }
 )
 
 
@@ -59,6 +76,9 @@ class RouteTerms:
     on_unavailable: OnUnavailable = OnUnavailable.FAIL
     variant_header: str = ""
     on_unknown_variant: OnUnknownVariant = OnUnknownVariant.SPLIT
+    residency: frozenset[str] = frozenset()
+    residency_header: str = ""
+    residency_required: bool = False
 
 
 def route_terms(annotations: Mapping[str, str]) -> RouteTerms:
@@ -70,7 +90,14 @@ def route_terms(annotations: Mapping[str, str]) -> RouteTerms:
         on_unavailable=OnUnavailable(annotations.get(ON_UNAVAILABLE, "Fail")),
         variant_header=annotations.get(VARIANT_HEADER, "").lower(),
         on_unknown_variant=OnUnknownVariant(annotations.get(ON_UNKNOWN_VARIANT, "Split")),
+        residency=frozenset(_tags(annotations.get(RESIDENCY, ""))),
+        residency_header=annotations.get(RESIDENCY_HEADER, "").lower(),
+        residency_required=annotations.get(RESIDENCY_REQUIRED) == "true",
     )
+
+
+def _tags(text: str) -> list[str]:
+    return [tag.strip() for tag in text.split(",") if tag.strip()]
 
 
 def complaints(annotations: Mapping[str, str], matched: Collection[str]) -> Iterator[tuple[Path, str, str]]:
@@ -79,13 +106,14 @@ def complaints(annotations: Mapping[str, str], matched: Collection[str]) -> Iter
     def at(name: str) -> Path:
         return "metadata", "annotations", name
 
-    for name in (STICKY_HEADER, STICKY_COOKIE, VARIANT_HEADER):
+    for name in (STICKY_HEADER, STICKY_COOKIE, VARIANT_HEADER, RESIDENCY_HEADER):
         if name in annotations and (complaint := syntax.header_name(annotations[name])):
             yield (
                 at(name),
                 complaint[0].replace("header", "cookie") if name == STICKY_COOKIE else complaint[0],
                 complaint[1],
             )
+    yield from _residency(annotations)
     salt = annotations.get(STICKY_SALT, "")
     if complaint := syntax.label_value(salt):
         yield at(STICKY_SALT), f"{shown(salt)} is no salt", complaint[1]
@@ -104,3 +132,23 @@ def complaints(annotations: Mapping[str, str], matched: Collection[str]) -> Iter
     if header and header not in matched:
         mend = suggest(header, matched) if matched else "match it in a rule, or remove the annotation"
         yield at(VARIANT_HEADER), f"no rule matches the header {header}", mend
+
+
+def _residency(annotations: Mapping[str, str]) -> Iterator[tuple[Path, str, str]]:
+    place = ("metadata", "annotations")
+    if RESIDENCY in annotations:
+        tags = _tags(annotations[RESIDENCY])
+        if not tags:
+            yield (*place, RESIDENCY), "is empty", "expected jurisdictions of Sites, such as EU, or remove it"
+        for tag in tags:
+            if syntax.label_value(tag):
+                yield (*place, RESIDENCY), f"{shown(tag)} is no jurisdiction", "expected one such as EU"
+    if RESIDENCY_REQUIRED in annotations:
+        if annotations[RESIDENCY_REQUIRED] not in {"true", "false"}:
+            yield (
+                (*place, RESIDENCY_REQUIRED),
+                f"found {shown(annotations[RESIDENCY_REQUIRED])}",
+                "expected true or false",
+            )
+        elif RESIDENCY_HEADER not in annotations:
+            yield (*place, RESIDENCY_REQUIRED), "there is no residency header", f"set {RESIDENCY_HEADER}"

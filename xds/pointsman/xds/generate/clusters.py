@@ -16,6 +16,7 @@ from envoy.type.v3 import percent_pb2, range_pb2
 from google.protobuf import any_pb2, wrappers_pb2
 
 from pointsman.core import wire
+from pointsman.core.compile.residency import base_pool
 from pointsman.core.model import AppProtocol, HealthPolicy, Pool
 from pointsman.xds.generate.options import BuildOptions, GatewayTls
 from pointsman.xds.generate.pieces import ads, any_of, extension, is_ip, metadata_key, ms, socket, u32
@@ -145,8 +146,8 @@ def _override_host() -> override_host_pb2.OverrideHost:
 def _health_check(pool: Pool, health: HealthPolicy) -> health_check_pb2.HealthCheck:
     check = health_check_pb2.HealthCheck()
     _probe_times(check, health)
-    # Cluster names hold a slash, which is no host name; Envoy would send it as one.
-    host = ".".join(reversed(pool.name.split("/")))
+    # Cluster names hold a slash and more, which is no host name; Envoy would send it as one.
+    host = ".".join(reversed(base_pool(pool.name).split("/")))
     if pool.app_protocol is AppProtocol.H2C:
         check.grpc_health_check.authority = host
     else:

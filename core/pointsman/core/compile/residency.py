@@ -1,0 +1,140 @@
+"""Requests that must stay in their jurisdictions: rules and pools that are narrowed to the sites that may have them.
+
+A bound request goes to a cluster of its own, "POOL@TAG+TAG", which has only the endpoints of sites with all these
+jurisdictions. So whatever chooses an endpoint (the picker, a retry, Envoy's own balancing while the picker is dead, a
+mirror, a spill or a failover) has no other to choose. Where nothing is allowed the answer is 451.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pointsman.core.compile.precedence import RankedRule
+from pointsman.core.compile.weights import normalise
+from pointsman.core.config.route_annotations import RouteTerms
+from pointsman.core.model import MatchType, PickProfile, Pool, Rule, Site, StringMatch, WeightedPool
+
+MARK: Final = "@"
+"""Between a pool and what it is narrowed to: in neither a namespace nor a name."""
+JOIN: Final = "+"
+
+REASON: Final = "residency"
+STATUS: Final = 451
+
+Tags = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where pools are: `sites` of each pool that have endpoints, `tags` the jurisdictions of each site."""
+
+    sites: Mapping[str, tuple[str, ...]]
+    tags: Mapping[str, Tags]
+
+    def known(self) -> Tags:
+        """All jurisdictions of the fleet."""
+        return frozenset(tag for tags in self.tags.values() for tag in tags)
+
+    def serves(self, pool: str, required: Tags) -> bool:
+        """Whether a site with all these jurisdictions has endpoints of the pool."""
+        return any(required <= self.tags.get(site, frozenset()) for site in self.sites.get(pool, ()))
+
+
+def places_of(pools: Iterable[Pool], sites: Iterable[Site]) -> Places:
+    """The places of compiled pools."""
+    return Places(
+        sites={pool.name: tuple(group.site for group in pool.groups) for pool in pools},
+        tags={site.name: site.jurisdictions for site in sites},
+    )
+
+
+def base_pool(name: str) -> str:
+    """The pool that a narrowed one comes from; other names as they are."""
+    return name.partition(MARK)[0]
+
+
+def required_by(name: str) -> Tags:
+    """The jurisdictions that a narrowed pool's name says."""
+    return frozenset(tag for tag in name.partition(MARK)[2].split(JOIN) if tag)
+
+
+def narrowed_name(pool: str, required: Tags) -> str:
+    """The name of `pool` narrowed to these jurisdictions."""
+    return f"{pool}{MARK}{JOIN.join(sorted(required))}" if required else pool
+
+
+def narrow(pool: Pool, required: Tags, tags: Mapping[str, Tags]) -> Pool:
+    """The pool with only the sites that have all these jurisdictions; priorities have no gaps."""
+    groups = [group for group in pool.groups if required <= tags.get(group.site, frozenset())]
+    dense = {priority: i for i, priority in enumerate(sorted({group.priority for group in groups}))}
+    return replace(
+        pool,
+        name=narrowed_name(pool.name, required),
+        groups=tuple(replace(group, priority=dense[group.priority]) for group in groups),
+    )
+
+
+def bind(ranked: Iterable[RankedRule], terms: RouteTerms, places: Places) -> tuple[RankedRule, ...]:
+    """The rules of a route with what its residency annotations demand; those of a route without any as they are."""
+    if not terms.residency and not terms.residency_header:
+        return tuple(ranked)
+    return tuple(replace(one, rule=rule) for one in ranked for rule in _bound(one.rule, terms, places))
+
+
+def _bound(rule: Rule, terms: RouteTerms, places: Places) -> Iterator[Rule]:
+    """A rule for each jurisdiction that a request may name, one that refuses all others, and what is left of `rule`."""
+    header = terms.residency_header
+    if header and rule.arms:
+        for tag in sorted(places.known()):
+            named = StringMatch(type=MatchType.EXACT, name=header, value=tag)
+            yield _narrowed(_also(rule, named, tag), terms.residency | {tag}, places)
+        other = _also(rule, StringMatch(type=MatchType.PRESENT, name=header, value=""), "other")
+        yield _refused(other)
+    if header and rule.arms and terms.residency_required:
+        yield _refused(rule)
+    else:
+        yield _narrowed(rule, terms.residency, places)
+
+
+def _also(rule: Rule, condition: StringMatch, suffix: str) -> Rule:
+    """The rule for the requests that meet a further condition."""
+    match = replace(rule.match, headers=(*rule.match.headers, condition))
+    return replace(rule, name=f"{rule.name}{MARK}{suffix}", match=match)
+
+
+def _refused(rule: Rule) -> Rule:
+    return Rule(
+        name=rule.name,
+        route=rule.route,
+        match=rule.match,
+        profile=PickProfile.NONE,
+        direct_status=STATUS,
+        direct_reason=REASON,
+    )
+
+
+def _narrowed(rule: Rule, required: Tags, places: Places) -> Rule:
+    """The rule with narrowed arms. An arm that no allowed site has hands its share to the others; the order stays."""
+    if not required or not rule.arms:
+        return rule
+    allowed = [places.serves(arm.pool, required) for arm in rule.arms]
+    weights = [arm.weight if ok else 0 for arm, ok in zip(rule.arms, allowed, strict=True)]
+    if not any(weights):
+        return _refused(rule)
+    arms = tuple(
+        WeightedPool(
+            pool=narrowed_name(arm.pool, required),
+            weight=share,
+            request_headers=arm.request_headers,
+            response_headers=arm.response_headers,
+        )
+        for arm, share, ok in zip(rule.arms, normalise(weights), allowed, strict=True)
+        if ok
+    )
+    mirror = rule.mirror
+    if mirror is not None:
+        kept = places.serves(mirror.pool, required)
+        mirror = replace(mirror, pool=narrowed_name(mirror.pool, required)) if kept else None
+    return replace(rule, arms=arms, mirror=mirror)
