@@ -12,7 +12,7 @@ import pytest
 from pointsman.sim.v1.generate_pb2 import GenerateRequest, GenerateResponse
 from support.fast import ask_all, counted, serve_names
 from support.fleet import MODEL, Fleet, Layout, backend, running_fleet
-from support.load import Outcomes, ask, chat_body
+from support.load import Load, Outcomes, ask, chat_body
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -184,3 +184,45 @@ async def test_a_user_stays_at_a_replica_as_long_as_it_serves(tmp_path: Path) ->
         await fleet.set_faults(gone, {"exit": True})
         for number in [number for number, home in homes.items() if home == gone]:
             assert await replica_of(number, "still there?") != gone
+
+
+@pytest.mark.timeout(180)
+async def test_an_arm_that_only_probes_find_dead_hands_its_share_over(tmp_path: Path) -> None:
+    """The manifests say nothing: Envoy has no endpoint for the arm, and a few answers 503 tell us so. It comes back."""
+    layout = Layout(
+        stable={"us-east": 2},
+        canary={"us-east": 2},
+        canary_weight=50,
+        stable_weight=50,
+        annotations={"pointsman.dev/on-unavailable": "Redistribute"},
+    )
+    async with running_fleet(tmp_path, layout) as fleet:
+        dead = [name for name in await fleet.replicas() if name.startswith("canary")]
+        for name in dead:
+            await fleet.set_faults(name, {"refuse": True})
+
+        async def effective() -> list[float]:
+            rule = await fleet.get(f"{fleet.admin}/api/v1/weights/chat/1")
+            return [arm["effective"] for arm in rule["arms"]]
+
+        async with Load(fleet.url, workers=4) as load:
+
+            async def handed_over() -> bool:
+                return await effective() == [0, 10_000]
+
+            await eventually(handed_over, what="the others have its share", timeout_s=40)
+            failed = load.outcomes.failed
+            await load.progressed(100)
+            # A trial may come while it is still gone; it costs a few answers and no more.
+            assert load.outcomes.failed - failed <= 12, load.outcomes.failures
+        for name in dead:
+            await fleet.set_faults(name, None)
+
+        async def back() -> bool:
+            return await effective() == [5_000, 5_000]
+
+        await eventually(back, what="it is tried again", timeout_s=40)
+        async with Load(fleet.url, workers=4, limit=40) as after:
+            await after.progressed(40)
+        assert after.outcomes.failed == 0, after.outcomes.failures
+        assert any(name.startswith("canary") for name in after.outcomes.replicas)

@@ -22,6 +22,7 @@ from pointsman.app.admin_failover import add_failover_routes
 from pointsman.app.admin_rollouts import add_rollout_routes
 from pointsman.app.admin_token import read_token
 from pointsman.app.admin_write import add_writing_routes
+from pointsman.app.arm_outages import ArmOutages
 from pointsman.app.desk import Desk
 from pointsman.app.exposure import Exposure
 from pointsman.app.failover import Failover
@@ -177,6 +178,7 @@ class ControlPlane:
             registry=self.registry,
         )
 
+        self._arms = ArmOutages(self.operations, self.picker, self._clock)
         self._scraper: Scraper | None = None
         self.failover = Failover(
             state=StateFolder(options.state),
@@ -253,6 +255,7 @@ class ControlPlane:
             self._scraper = Scraper(scraped, self.holder, registry=self.registry)
             self._run_beside(stack, "scraper", self._scraper.run())
             self._run_beside(stack, "failover", self.failover.run())
+            self._run_beside(stack, "outages of arms", self._arms.run())
             events = KvEventReader(self.workers or self.picker, self.holder, self.registry)
             self._run_beside(stack, "kv events", events.run())
             await self._join_peers(stack)
@@ -384,6 +387,7 @@ class ControlPlane:
             self.status.config_loaded()
         self.rollouts.configure(self._manifests, plan)
         self.failover.configure(self._manifests, plan)
+        self._arms.configure(self._manifests, plan)
 
     def _on_feedback(self, entry: Feedback) -> None:
         if entry.forwarded:  # its outcome was told where it was heard
@@ -392,6 +396,7 @@ class ControlPlane:
         self._traffic.feedback(entry)
         self.rollouts.feedback(entry)
         self.failover.feedback(entry)
+        self._arms.feedback(entry)
 
     def _silent(self) -> list[Silent]:
         """Requests that have been reported without a first byte, of all picker processes."""

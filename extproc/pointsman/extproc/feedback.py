@@ -43,8 +43,9 @@ class Feedback:
     """One access log entry. `upstream` is the endpoint (`ip:port`) that served or failed last, empty for none.
 
     `status` 0: no response yet. `ttft_ms` is None until the first body byte. `failed` says that the upstream (not the
-    client) broke the request off; `attempts` counts upstream requests, 0 unknown. `retry_after_s` is what the
-    upstream asked for with a 429 or 503, 0 unknown (the access log must have the header `retry-after`).
+    client) broke the request off, `no_endpoint` that the gateway had no healthy one (left); `attempts` counts upstream
+    requests, 0 unknown. `retry_after_s` is what the upstream asked for with a 429 or 503, 0 unknown (the access log
+    must have the header `retry-after`).
     `route` names the Plan's rule, `gateway` the Gateway whose proxy logged it ("" unknown); `grpc_status` is None for
     what is not gRPC. `added_ms` is the time from the request's last byte in to its first byte to the endpoint, None
     where it never got that far. `attempted` are the endpoints that a retried request was sent to, in order; the last
@@ -67,6 +68,7 @@ class Feedback:
     response_bytes: int = 0
     attempts: int = 0
     failed: bool = False
+    no_endpoint: bool = False
     retry_after_s: float = 0.0
     route: str = ""
     grpc_status: int | None = None
@@ -112,6 +114,7 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry, gateway: str = "") -> Fe
         duration_ms=_milliseconds(common.duration) or _milliseconds(common.time_to_last_downstream_tx_byte),
         response_bytes=entry.response.response_body_bytes,
         attempts=attempts,
+        no_endpoint=common.HasField("response_flags") and flags.no_healthy_upstream,
         failed=common.HasField("response_flags") and any(getattr(flags, name) for name in _UPSTREAM_FLAGS),
         retry_after_s=_seconds(entry.response.response_headers.get("retry-after", "")),
         route=common.route_name,
