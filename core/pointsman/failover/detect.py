@@ -157,6 +157,5 @@ class Detector:
 def _is_suspicious(state: MemberState) -> bool:
     """Many of the last requests were slow, or wait for longer than they should."""
     ring = state.rings.slow
-    total, slow = ring.count(ring.size)
-    slow += len(state.late)
-    return slow >= 2 and slow > SUSPICIOUS_SLOW * (total + len(state.late))
+    slow = ring.bad + len(state.late)
+    return slow >= 2 and slow > SUSPICIOUS_SLOW * (ring.total + len(state.late))

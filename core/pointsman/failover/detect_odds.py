@@ -26,6 +26,10 @@ class Test:
     usual: float
     nats: float
 
+    def needs(self, *, strength: float = 1.0) -> int:
+        """How many bad ones it takes at least, when there are no others."""
+        return math.ceil(self.nats * strength / -math.log(self.usual))
+
     def holds(self, total: int, bad: int, *, strength: float = 1.0) -> bool:
         """Whether the counts are bad. `strength` scales the odds that are wanted."""
         return bad > 0 and bad >= self.share * total and evidence(total, bad, self.usual) >= self.nats * strength

@@ -16,18 +16,24 @@ ERROR_NATS: Final = math.log(1e9)
 """One false alarm in a billion looks, if half of the threshold were the true rate: seven failures in a row suffice, or
 0.7 s of 30 % at 100 requests a second."""
 
-SLOW_NATS: Final = math.log(1e6)
-"""One in a million looks if a third of the requests were slow, which is far from any usual day: 14 in a row suffice."""
+SLOW_NATS: Final = math.log(1e5)
+"""One in a hundred thousand looks if a third of the requests were slow, which is far from any usual day, on which it is
+a few in a hundred: eleven in a row suffice."""
 
-STALL_NATS: Final = math.log(1e9)
+STALL_NATS: Final = math.log(1e6)
 STALL_USUAL: Final = 0.1
-"""One in a billion looks if a tenth of the requests were late: nine in a row suffice."""
+"""One in a million looks if a tenth of the requests were late: six in a row suffice, and nothing may come meanwhile."""
+
+SILENCE_NATS: Final = 12.0
+SILENCE_S: Final = 1.0
+"""A stalled site is silent for as long as twelve first bytes usually take (chance: 6 in a million), or a second where
+there are few; but engines with long queues give few bytes, so there it must be the twelve."""
 
 USUAL_SLOW: Final = 0.7
 """Part of the share that makes a site slow which is tolerated as usual."""
 
 ERROR_WINDOWS: Final = (3, 5, 8, 12, 20, 30, 40, 50)
-SLOW_WINDOWS: Final = (5, 10, 20, 40, 60)
+SLOW_WINDOWS: Final = (5, 10, 20, 30, 40, 50, 60)
 STALL_WINDOWS: Final = (3, 5, 10, 20, 40)
 LONG_WINDOWS: Final = (5, 10, 20, 40, 60)
 """Lengths that are looked at, in buckets up to now: the short ones see a total failure early, the long ones a partial
@@ -107,7 +113,7 @@ def judge_errors(member: MemberState, now_s: float) -> Finding | None:
 def judge_latency(member: MemberState, now_s: float) -> Finding | None:
     """Slow first bytes, or nothing; a member whose engines have queues is full, not slow."""
     trigger = member.triggers.latency
-    if trigger is None or not member.baseline.known or _is_busy(member):
+    if trigger is None or not member.baseline.known or member.busy:
         return None
     share = 1.0 - trigger.quantile
     test = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
@@ -142,7 +148,7 @@ def judge_stall(member: MemberState, now_s: float) -> Finding | None:
     if found is None and _is_quiet(member.rings.slow, 2 * math.ceil(STALL_NATS)):
         look = Look(ring=_slow_long, lengths=LONG_WINDOWS, test=lambda _: test, late=late)
         found = _lasting(member, now_s, look, max(one.at_s for one in late))
-    if found is None or member.rings.slow.count(STALL_WINDOWS[0])[0]:
+    if found is None or not _is_silent(member):
         return None
     worst_ms = max(one.excess_ms for one in late)
     return Finding(
@@ -155,38 +161,61 @@ def judge_stall(member: MemberState, now_s: float) -> Finding | None:
     )
 
 
+def _is_silent(member: MemberState) -> bool:
+    """No first byte has been told of for so long that it is no chance at the usual rate."""
+    ring = member.rings.slow
+    wanted_s = SILENCE_NATS * ring.size * ring.bucket_s / ring.total if ring.total else SILENCE_S
+    if not member.busy:
+        wanted_s = min(wanted_s, SILENCE_S)
+    buckets = max(STALL_WINDOWS[0], math.ceil(wanted_s / ring.bucket_s))
+    return not ring.count(min(ring.size, buckets))[0]
+
+
 def failing_endpoints(member: MemberState, now_s: float) -> tuple[str, ...]:
-    """Endpoints that fail or are slow by themselves while most of the site is well; none when it is not."""
+    """Endpoints that fail or are slow by themselves while the others are well; none when half of the site is not."""
     bad = [key for key, endpoint in member.endpoints.items() if _fails(member, key, endpoint, now_s)]
     return tuple(sorted(bad)) if 2 * len(bad) <= len(member.endpoints) else ()
 
 
 def _fails(member: MemberState, key: str, endpoint: EndpointState, now_s: float) -> bool:
     rings, triggers = endpoint.rings, member.triggers
+    if not (rings.errors.bad or rings.slow.bad or member.late):
+        return False
+    rings.advance(now_s)
     if triggers.error_rate is not None and rings.errors.bad:
         rate = triggers.error_rate
         test = Test(share=min(1.0, 2 * rate.threshold), usual=rate.threshold / 2, nats=ERROR_NATS)
-        if any(test.holds(*rings.errors.count(length)) for length in ERROR_WINDOWS):
+        enough = rings.errors.bad >= test.needs()
+        if enough and any(test.holds(*rings.errors.count(length)) for length in ERROR_WINDOWS):
             return True
     late = tuple(one for one in member.late if one.endpoint == key)
-    if triggers.latency is None or endpoint.busy or not (rings.slow.bad or late):
+    if triggers.latency is None or endpoint.busy or member.busy or not (rings.slow.bad or late):
         return False
     share = 1.0 - triggers.latency.quantile
     slow = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
-    return any(slow.holds(*_with_late(rings.slow, length, late, now_s)) for length in EJECT_WINDOWS)
+    if rings.slow.bad + len(late) < slow.needs():
+        return False
+    for length in EJECT_WINDOWS:
+        total, bad = _with_late(rings.slow, length, late, now_s)
+        if slow.holds(total, bad):
+            everywhere, bad_everywhere = _with_late(member.rings.slow, length, member.late, now_s)
+            return bad_everywhere - bad < USUAL_SLOW * share / 2 * (everywhere - total)
+    return False
 
 
 def _worst(member: MemberState, now_s: float, look: Look) -> Bad | None:
     """The shortest window that is bad at most endpoints."""
     late = look.late
     whole = look.ring(member.rings)
-    if not whole.bad and not late:
+    if whole.bad + len(late) < look.test(0).needs():
         return None
     for length in look.lengths:
         total, bad = _with_late(whole, length, late, now_s)
         test = look.test(total)
         if not test.holds(total, bad):
             continue
+        for endpoint in member.endpoints.values():
+            endpoint.rings.advance(now_s)
         counts = [
             _with_late(look.ring(endpoint.rings), length, [one for one in late if one.endpoint == key], now_s)
             for key, endpoint in member.endpoints.items()
@@ -214,12 +243,7 @@ def _with_late(ring: Ring, length: int, late: Sequence[Late], now_s: float) -> t
 
 
 def _is_quiet(ring: Ring, requests: int) -> bool:
-    return ring.count(ring.size)[0] < requests
-
-
-def _is_busy(member: MemberState) -> bool:
-    """More than half of the engines have queues."""
-    return 2 * sum(endpoint.busy for endpoint in member.endpoints.values()) > len(member.endpoints)
+    return ring.total < requests
 
 
 def _excess_ms(member: MemberState, began_s: float, late: Sequence[Late], quantile: float) -> float:

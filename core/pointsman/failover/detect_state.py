@@ -93,7 +93,8 @@ class Late:
 
 @dataclass(slots=True)
 class MemberState:
-    """One member. `late` are the requests that are late now; `load_s` since when it is saturated."""
+    """One member. `late` are the requests that are late now; `load_s` since when it is saturated; `busy`: more than
+    half of its engines have queues. Rings of endpoints are brought up to now when they are looked at."""
 
     triggers: Triggers
     rings: Rings
@@ -106,7 +107,7 @@ class MemberState:
     load_s: float | None = None
     overloads: Ring = field(default_factory=lambda: Ring(bucket_s=0.1, size=BUCKETS))
     rtt_ms: float | None = None  # what a scrape usually takes
-    suspicious: bool = False
+    busy: bool = False
 
     def endpoint(self, key: str) -> EndpointState:
         """Its state, which begins with the first word of it."""
@@ -165,12 +166,14 @@ class MemberState:
         self.rings.advance(now_s)
         self.overloads.advance(now_s)
         keys = {view.endpoint for view in views}
-        for key in [key for key in self.endpoints if key not in keys]:
-            del self.endpoints[key]
+        if not self.endpoints.keys() <= keys:
+            self.endpoints = {key: endpoint for key, endpoint in self.endpoints.items() if key in keys}
+        queues = 0
         for view in views:
             endpoint = self.endpoint(view.endpoint)
-            endpoint.rings.advance(now_s)
             endpoint.busy = view.waiting is not None and view.waiting >= busy
+            queues += endpoint.busy
+        self.busy = 2 * queues > len(views)
         self.late = [late for one in waiting if (late := self._late(now_s, one)) is not None and one.endpoint in keys]
 
     def _late(self, now_s: float, waiting: Waiting) -> Late | None:

@@ -85,7 +85,7 @@ def judge_load(member: MemberState, views: Sequence[EndpointView], now_s: float)
     limits = trigger or DEFAULT_LIMITS
     levels = [level for view in views if (level := _level(view, limits)) is not None]
     load = sum(levels) / len(levels) if levels else None
-    total, refused = member.overloads.count(member.overloads.size)
+    total, refused = member.overloads.total, member.overloads.bad
     refusing = refused >= 5 and refused >= 0.1 * total
     if refusing:
         load = max(1.0, load or 0.0)
@@ -111,12 +111,11 @@ def judge_load(member: MemberState, views: Sequence[EndpointView], now_s: float)
 def _level(view: EndpointView, limits: Saturation) -> float | None:
     if view.metrics_age_s is None or view.metrics_age_s > STALE_S:
         return None
-    known = [
-        value / limit
-        for value, limit in ((view.waiting, limits.queue), (view.kv_usage, limits.kv))
-        if value is not None and limit > 0
-    ]
-    return max(known) if known else None
+    queue = view.waiting / limits.queue if view.waiting is not None and limits.queue > 0 else None
+    cache = view.kv_usage / limits.kv if view.kv_usage is not None and limits.kv > 0 else None
+    if queue is None or cache is None:
+        return queue if cache is None else cache
+    return max(queue, cache)
 
 
 def follow_rtt(member: MemberState, views: Sequence[EndpointView], *, suspicious: bool) -> None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 class Ring:
     """Counts of (all, bad) in `size` buckets of `bucket_s` seconds; what is older is forgotten."""
 
-    __slots__ = ("_bads", "_newest", "_per_s", "_totals", "bad", "bucket_s", "size")
+    __slots__ = ("_bads", "_newest", "_per_s", "_totals", "bad", "bucket_s", "size", "total")
 
     def __init__(self, *, bucket_s: float, size: int) -> None:
         self.bucket_s = bucket_s
         self.size = size
-        self.bad = 0  # in all buckets
+        self.total = 0  # in all buckets
+        self.bad = 0
         self._per_s = 1.0 / bucket_s
         self._newest = 0
         self._totals = [0] * size
@@ -26,6 +27,7 @@ class Ring:
             return
         place = bucket % self.size
         self._totals[place] += 1
+        self.total += 1
         if bad:
             self._bads[place] += 1
             self.bad += 1
@@ -55,11 +57,11 @@ class Ring:
         return self._newest * self.bucket_s
 
     def _roll(self, bucket: int) -> None:
-        size, bads = self.size, self._bads
+        size, totals, bads = self.size, self._totals, self._bads
         for gone in range(self._newest + 1, self._newest + 1 + min(size, bucket - self._newest)):
             place = gone % size
-            self._totals[place] = 0
-            if bads[place]:
+            if totals[place]:
+                self.total -= totals[place]
                 self.bad -= bads[place]
-                bads[place] = 0
+                totals[place] = bads[place] = 0
         self._newest = bucket
