@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import xxhash
 
@@ -22,10 +23,10 @@ from pointsman.extproc.kv_events.decode import (
     Event,
 )
 from pointsman.extproc.prefix import BLOCK_BYTES, BLOCK_TOKENS, chain_seed
-from pointsman.extproc.token_ids import render_ids
+from pointsman.extproc.token_ids import ID_BYTES, render_ids
 
 MAX_CHAINED = 100_000
-"""Blocks of one engine whose place in a chain is kept, at about 300 bytes: 1.6 M tokens in blocks of 16. Blocks past it
+"""Blocks of one engine whose place in a chain is kept, at about 350 bytes: 1.6 M tokens in blocks of 16. Blocks past it
 are counted only."""
 
 MAX_MODELS = 4
@@ -61,11 +62,15 @@ class _Chain:
 
 @dataclass(slots=True)
 class _Held:
-    """A block of the engine and the media it is in; `chain` None: its place is not known."""
+    """A block of the engine and the media it is in, as bits; `chain` None: its place is not known."""
 
     tokens: int
-    media: set[str]
+    media: int
     chain: _Chain | None
+
+
+_MEDIA: Final = {"GPU": 1, "CPU": 2, "STORAGE": 4}
+_OTHER_MEDIUM: Final = 8
 
 
 class KvMirror:
@@ -125,18 +130,20 @@ class KvMirror:
         if len(event.token_ids) != len(event.hashes) * event.block_tokens:
             chain = None
         ours: list[int] = []
+        text = render_ids(list(event.token_ids)) if chain is not None else b""
+        size = event.block_tokens * ID_BYTES
+        medium = _MEDIA.get(event.medium, _OTHER_MEDIUM)
         for position, name in enumerate(event.hashes):
             held = self._blocks.get(name)
             if chain is not None and _extra(event, position):
                 chain = None  # media: their tokens say nothing of what they show
             if chain is not None:
-                start = position * event.block_tokens
-                chain = _extended(chain, event.token_ids[start : start + event.block_tokens])
+                chain = _extended(chain, text[position * size : (position + 1) * size])
                 ours.extend(chain.ours)
             if held is None:
-                held = self._blocks[name] = _Held(event.block_tokens, set(), None)
+                held = self._blocks[name] = _Held(event.block_tokens, 0, None)
                 self.held_tokens += event.block_tokens
-            held.media.add(event.medium)
+            held.media |= medium
             if held.chain is None and chain is not None and self._chained < MAX_CHAINED:
                 held.chain = chain
                 self._chained += 1
@@ -156,11 +163,12 @@ class KvMirror:
         held_tokens = self.held_tokens
         removed: list[int] = []
         lost_tokens = 0
+        medium = _MEDIA.get(event.medium, _OTHER_MEDIUM)
         for name in event.hashes:
             held = self._blocks.get(name)
             if held is None:
                 continue  # from before we listened
-            held.media.discard(event.medium)
+            held.media &= ~medium
             if held.media:
                 continue
             del self._blocks[name]
@@ -176,9 +184,9 @@ class KvMirror:
         return Correction(removed=tuple(removed), lost_tokens=lost_tokens, held_tokens=held_tokens)
 
 
-def _extended(chain: _Chain, token_ids: tuple[int, ...]) -> _Chain:
-    """The chain after these tokens."""
-    data = chain.rest + render_ids(list(token_ids))
+def _extended(chain: _Chain, text: bytes) -> _Chain:
+    """The chain after the rendered tokens of a block."""
+    data = chain.rest + text
     ends = chain.ends
     ours: list[int] = []
     start = 0
