@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ import msgspec
 WINDOW_S: Final = 1.0
 """A fault is over when everything goes well for this long: ten probes and a hundred requests. Five seconds would say no
 more, because whatever goes wrong later is counted as a relapse and fails the drill."""
+
+LEAST: Final = 5
+"""So many requests must begin in a good window: half of what one prober sends."""
 
 SLOW_MS: Final = 500.0
 """A request is slow when it took this much longer than 99 % of those before the fault."""
@@ -170,16 +174,26 @@ def bad_times(
     return sorted([*bad, *(at_s for at_s in reached if at_s >= fault_s)])
 
 
-def recovery(bad: Sequence[float], *, fault_s: float, end_s: float, window_s: float = WINDOW_S) -> Recovery:
-    """The first window of `window_s` within [fault_s, end_s] in which nothing of `bad` (sorted) lies.
+def recovery(
+    bad: Sequence[float],
+    began: Sequence[float],
+    *,
+    fault_s: float,
+    end_s: float,
+    window_s: float = WINDOW_S,
+    least: int = LEAST,
+) -> Recovery:
+    """The first window of `window_s` within [fault_s, end_s] in which nothing of `bad` (sorted) lies, and in which at
+    least so many requests began (`began`, sorted): silence is no success.
 
     A window begins with the fault or just after something went wrong.
     """
     last = bad[-1] if bad else None
-    starts = [fault_s, *bad]
-    for number, start in enumerate(starts):
+    for number, start in enumerate([fault_s, *bad]):
         until = bad[number] if number < len(bad) else end_s
-        if min(until, end_s) - start >= window_s:
+        if min(until, end_s) - start < window_s:
+            continue
+        if bisect_left(began, start + window_s) - bisect_left(began, start) >= least:
             return Recovery(recovered_s=start, relapses=len(bad) - number, last_bad_s=last)
     return Recovery(recovered_s=None, last_bad_s=last)
 
@@ -193,12 +207,3 @@ def switches(requests: Iterable[Seen], site_of: Mapping[str, str], *, fault_s: f
             bins.setdefault(math.floor((seen.start_s - fault_s) / BIN_S), Counter())[site] += 1
     main = [sites.most_common(1)[0][0] for _, sites in sorted(bins.items())]
     return sum(one != other for one, other in itertools.pairwise(main))
-
-
-def effect_s(requests: Iterable[Seen], avoid: Collection[str], *, fault_s: float) -> float | None:
-    """Seconds from `fault_s` until the first answer that began later came from somebody else than `avoid`."""
-    first = min(
-        (seen.start_s for seen in requests if seen.start_s >= fault_s and seen.replica and seen.replica not in avoid),
-        default=None,
-    )
-    return None if first is None else first - fault_s

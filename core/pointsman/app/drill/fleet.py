@@ -204,13 +204,13 @@ class DrillFleet:
     async def at_rest(self) -> str:
         """Why the gateways do not send to every replica as they should yet, "" when they do."""
         for site, parts in self.sites.items():
+            if why := await rest.failover_unrest(self.session, parts.admin):
+                return f"the control plane of {site} {why}"
+        for site, parts in self.sites.items():
             if parts.envoy is None or parts.envoy.child.returncode is not None:
                 return f"the gateway of {site} does not run"
             if why := await rest.gateway_unrest(self.session, parts.envoy.admin_url, len(self.site_of)):
                 return f"the gateway of {site} {why}"
-        for site, parts in self.sites.items():
-            if why := await rest.failover_unrest(self.session, parts.admin):
-                return f"the control plane of {site} {why}"
         return ""
 
     async def _start_missing(self) -> None:

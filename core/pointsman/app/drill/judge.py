@@ -53,6 +53,11 @@ class Evidence:
         """The requests that count."""
         return [seen for seen in self.after if not self.others_only or seen.gateway != self.site]
 
+    @property
+    def began(self) -> list[float]:
+        """When they began, sorted."""
+        return sorted(seen.start_s for seen in self.judged)
+
 
 def bad_times(evidence: Evidence) -> list[float]:
     """When something still went wrong after the fault."""
@@ -64,7 +69,7 @@ def bad_times(evidence: Evidence) -> list[float]:
 def over(evidence: Evidence) -> bool:
     """Whether a whole good window was seen until `end_s`, and nothing went wrong after it had begun."""
     bad = [at_s for at_s in bad_times(evidence) if at_s < evidence.end_s]
-    found = outcome.recovery(bad, fault_s=evidence.fault_s, end_s=evidence.end_s)
+    found = outcome.recovery(bad, evidence.began, fault_s=evidence.fault_s, end_s=evidence.end_s)
     return found.recovered_s is not None and not found.relapses
 
 
@@ -77,7 +82,7 @@ def judge(evidence: Evidence) -> tuple[Run, str]:
     """The figures of a drill, and its picture."""
     fault_s, end_s = evidence.fault_s, evidence.end_s
     base = outcome.baseline(evidence.before)
-    found = outcome.recovery(bad_times(evidence), fault_s=fault_s, end_s=end_s)
+    found = outcome.recovery(bad_times(evidence), evidence.began, fault_s=fault_s, end_s=end_s)
     rto_s = None if found.recovered_s is None else found.recovered_s - fault_s
     moments = [Moment(at_s=at_s - fault_s, what=what) for at_s, what in evidence.said]
     moments += [
