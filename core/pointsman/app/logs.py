@@ -8,6 +8,8 @@ from typing import Literal
 
 import structlog
 
+from pointsman.app.log_limit import RepeatLimit
+
 Format = Literal["auto", "console", "json"]
 
 
@@ -15,6 +17,7 @@ def configure_logs(*, level: str = "info", format_: Format = "auto") -> None:
     """Set up structlog for this process. Called once, by the command line.
 
     `auto` writes for people on a terminal and JSON lines otherwise. Prompts and secrets are never passed to a logger.
+    Lines that repeat are limited (see `RepeatLimit`).
     """
     console = format_ == "console" or (format_ == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
@@ -24,6 +27,7 @@ def configure_logs(*, level: str = "info", format_: Format = "auto") -> None:
     )
     structlog.configure(
         processors=[
+            RepeatLimit(),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
