@@ -390,7 +390,8 @@ class ControlPlane:
         self._arms.configure(self._manifests, plan)
 
     def _on_feedback(self, entry: Feedback) -> None:
-        if entry.forwarded:  # its outcome was told where it was heard
+        if entry.forwarded:  # its outcome was told where it was heard, the time to its first byte was not
+            self.failover.feedback(entry)
             return
         self._exposure.feedback(entry)
         self._traffic.feedback(entry)

@@ -44,12 +44,13 @@ def truncated(entry: Feedback) -> bool:
 
 
 def samples(entry: Feedback, members: Members, now_s: float) -> Iterator[tuple[Member, Sample]]:
-    """What an entry says of each endpoint that it was sent to. Answers that come whole have no time to first byte."""
-    if entry.forwarded:
-        return
+    """What an entry says of each endpoint that it was sent to. Answers that come whole have no time to first byte.
+
+    Of a forwarded entry only that time is news.
+    """
     pool = base_pool(entry.cluster)
     slow = entry.ttft_ms if entry.expected_ms is not None and entry.streaming is not False else None
-    if not entry.ended:
+    if not entry.ended or entry.forwarded:
         member = members.get((pool, entry.upstream))
         if member is not None and slow is not None:
             yield (
