@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,35 @@ async def _state_is(fleet: Fleet, name: str, state: str) -> bool:
 
 async def _carries(fleet: Fleet, count: int) -> bool:
     return bool((await site(fleet, "eu-west"))["max_concurrent"] == count)
+
+
+def operation(name: str, action: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "pointsman.dev/v1alpha1",
+        "kind": "TrafficOperation",
+        "metadata": {"name": name},
+        "spec": {"action": action, "reason": "quarterly test", "requestedBy": "bob", **spec},
+    }
+
+
+async def test_a_traffic_operation_is_done_once_and_ends_by_itself(tmp_path: Path) -> None:
+    """A manifest drains a site for some seconds. A restart does not repeat it."""
+    async with running_fleet(tmp_path, LAYOUT) as fleet, Load(fleet.url, workers=4) as load:
+        await load.progressed(20)
+        target = {"kind": "Site", "name": "us-east"}
+        fleet.manifests.write(replace(LAYOUT, documents=[operation("test", "Drain", target=target, ttl="3s")]))
+        await eventually(lambda: _state_is(fleet, "us-east", "Drained"), what="us-east is drained")
+        await load.progressed(4)
+        assert await sites_served(load, 40) == {"eu-west"}
+
+        async def over() -> bool:
+            found = (await fleet.status())["operations"]
+            return [(one["name"], one["status"], one["by"]) for one in found] == [("default/test", "Ended", "bob")]
+
+        await eventually(over, what="its time is up")
+        assert (await site(fleet, "us-east"))["state"] in {"Ramping", "Healthy"}
+        await fleet.kill_control_plane()
+        await fleet.restart_control_plane()
+        await eventually(over, what="it is remembered")
+        assert (await site(fleet, "us-east"))["state"] in {"Ramping", "Healthy"}
+        assert load.outcomes.failed == 0, load.outcomes.failures

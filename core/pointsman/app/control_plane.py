@@ -38,6 +38,7 @@ from pointsman.app.status import FleetStatus
 from pointsman.app.stream_age import STREAM_AGE_S, StreamAge, connection_options
 from pointsman.app.tls import Certificates, TlsFiles
 from pointsman.app.traffic import Traffic
+from pointsman.app.traffic_operations import TrafficOperations
 from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core import defaults
 from pointsman.core.clock import SystemClock
@@ -188,6 +189,7 @@ class ControlPlane:
             views=self._views,
             registry=self.registry,
         )
+        self.traffic_operations = TrafficOperations(state=options.state, failover=self.failover, clock=self._clock)
 
     async def __aenter__(self) -> Self:
         options = self._options
@@ -211,6 +213,7 @@ class ControlPlane:
                 tls=self.tls,
                 rollouts=self.rollouts.status,
                 failover=self.failover.status,
+                operations=self.traffic_operations.status,
                 loads=self.loads.status,
                 workers=self.workers,
             )
@@ -255,6 +258,7 @@ class ControlPlane:
             self._scraper = Scraper(scraped, self.holder, registry=self.registry)
             self._run_beside(stack, "scraper", self._scraper.run())
             self._run_beside(stack, "failover", self.failover.run())
+            self._run_beside(stack, "traffic operations", self.traffic_operations.run())
             self._run_beside(stack, "outages of arms", self._arms.run())
             events = KvEventReader(self.workers or self.picker, self.holder, self.registry)
             self._run_beside(stack, "kv events", events.run())
@@ -387,6 +391,7 @@ class ControlPlane:
             self.status.config_loaded()
         self.rollouts.configure(self._manifests, plan)
         self.failover.configure(self._manifests, plan)
+        self.traffic_operations.configure(self._manifests)
         self._arms.configure(self._manifests, plan)
 
     def _on_feedback(self, entry: Feedback) -> None:
@@ -397,6 +402,7 @@ class ControlPlane:
         self._traffic.feedback(entry)
         self.rollouts.feedback(entry)
         self.failover.feedback(entry)
+        self.traffic_operations.feedback(entry)
         self._arms.feedback(entry)
 
     def _silent(self) -> list[Silent]:

@@ -113,7 +113,7 @@ class Failover:
         self._policies: dict[str, tuple[FailoverSpec, Triggers]] = {}
         self._members: dict[tuple[str, str], Member] = {}
         self._owner: dict[str, _Run] = {}
-        self._leads = False
+        self._leads = asyncio.Event()
         self._changed = asyncio.Event()
 
     # What comes in.
@@ -150,18 +150,24 @@ class Failover:
             run.detector.add(member, sample)
         run.seconds.add(entry)
 
-    async def command(self, command: Command, *, dry_run: bool = False, wait_s: float = 0.0) -> list[Json]:
-        """Do what a person or an operation wants, for all policies that it is about; they are returned.
+    async def leading(self) -> None:
+        """Wait until this process decides; before it follows another one on its state folder."""
+        await self._leads.wait()
+
+    async def command(
+        self, command: Command, *, policy: str = "", dry_run: bool = False, wait_s: float = 0.0
+    ) -> list[Json]:
+        """Do what a person or an operation wants, for all policies that it is about (or `policy`); they are returned.
 
         What takes something out of service is done for all of them or none. `wait_s`: longest wait for gateways.
 
         Raises:
             FailoverError: it makes no sense now, or would leave too little; nothing was changed.
         """
-        if not self._leads:
+        if not self._leads.is_set():
             raise FailoverError("another control plane on this state folder leads failover: ask that one")
         command = self._located(command)
-        about = [run for run in self._runs.values() if _concerns(run.state, command)]
+        about = [r for r in self._runs.values() if policy in {"", r.state.spec.name} and _concerns(r.state, command)]
         if not about:
             raise FailoverError(_nothing(command, self._runs.values()))
         now_s = self._clock.wall_s()
@@ -202,7 +208,7 @@ class Failover:
     async def run(self) -> None:
         """Lead, or follow who leads, until cancelled."""
         await self._follow_leader()
-        self._leads = True
+        self._leads.set()
         self._runs.clear()
         try:
             while True:
@@ -212,7 +218,7 @@ class Failover:
                 await self._tick()
                 await asyncio.sleep(TICK_S)
         finally:
-            self._leads = False
+            self._leads.clear()
             tasks = [run.waiting for run in self._runs.values() if run.waiting is not None]
             for task in tasks:
                 task.cancel()

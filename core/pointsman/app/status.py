@@ -40,6 +40,7 @@ class FleetStatus:
         tls: Certificates | None = None,
         rollouts: Callable[[], list[Json]] = list,
         failover: Callable[[], list[Json]] = list,
+        operations: Callable[[], list[Json]] = list,
         loads: Callable[[], Json] = dict,
         workers: PickerWorkers | None = None,
     ) -> None:
@@ -47,6 +48,7 @@ class FleetStatus:
         self._tls = tls
         self._rollouts = rollouts
         self._failover = failover
+        self._operations = operations
         self._loads = loads
         self._holder = holder
         self._picker = picker
@@ -152,6 +154,7 @@ class FleetStatus:
             "notes": [{"rule": note.rule, "reason": note.reason, "message": note.message} for note in plan.notes],
             "rollouts": self._rollouts(),
             "failover": self._failover(),
+            "operations": self._operations(),
             "xds": self._xds.status(),
             "load_reports": self._loads(),
         }
