@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-observability dashboards lint format stubs validate clean lock
+.PHONY: run test test-observability test-page dashboards docs lint format stubs validate clean lock
 
 run: .venv/.run
 	$(BIN)/pointsman up --config examples/two-sites --simulate
@@ -14,6 +14,15 @@ test-observability: .venv/.dev
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null || { \
 		echo 'prometheus and promtool are not installed: apt-get install -y --no-install-recommends prometheus' >&2; exit 1; }
 	$(BIN)/pytest -q -m observability tests/observe
+
+# The live page in headless Chromium, in front of a real fleet: Debian's package is needed.
+test-page: .venv/.dev
+	@command -v chromium >/dev/null || { \
+		echo 'chromium is not installed: apt-get install -y --no-install-recommends chromium' >&2; exit 1; }
+	$(BIN)/pytest -q -m page tests/desk
+
+docs: .venv/.dev
+	$(BIN)/python -m pointsman.app.cli_reference
 
 dashboards: .venv/.dev
 	$(BIN)/python -m pointsman.app.observe deploy

@@ -110,7 +110,9 @@ async def test_writes_and_refusals_fit_their_description(asked: Asked) -> None:
     assert await asked.fits("/page/{name}", real="/page/nothing.js") == 404
     assert await asked.fits("/api/v1/xds/resources/{namespace}/{name}", real="/api/v1/xds/resources/a/b") == 404
     failover = "/api/v1/failover/{action}"
-    assert await asked.fits(failover, "post", real="/api/v1/failover/freeze", json={"reason": "test"}) == 409  # one site
+    assert (
+        await asked.fits(failover, "post", real="/api/v1/failover/freeze", json={"reason": "test"}) == 409
+    )  # one site
     assert await asked.fits(failover, "post", real="/api/v1/failover/freeze", json={}) == 400
     assert await asked.fits(failover, "post", real="/api/v1/failover/dance", json={}) == 404
 

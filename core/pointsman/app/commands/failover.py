@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from pointsman.app.client import Admin, admin_options, user_name
-from pointsman.app.commands.shared import emit, output_option, refuse
+from pointsman.app.commands.shared import emit, output_option, reason_option, refuse
 from pointsman.core.config.syntax import duration, duration_ms
 from pointsman.core.errors import PointsmanError
 
@@ -43,7 +43,7 @@ def _acting(command: Callable[..., Any], *, reason: bool, site: bool = True) -> 
     found = click.option(
         "--timeout", "timeout_s", type=_Duration(), default=f"{WAIT_S:g}s", show_default=True, help="Longest --wait."
     )(found)
-    found = click.option("--reason", default="", required=reason, help="Why; it goes into the audit log.")(found)
+    found = reason_option(found, required=reason)
     if site:
         found = click.option(
             "--pool", default="", metavar="NAMESPACE/NAME", help="Only this pool; all where left out."

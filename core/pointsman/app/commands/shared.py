@@ -20,7 +20,7 @@ EXIT_CODES: Final = (
     (0, "done; for `status`: healthy"),
     (1, "refused or failed, nothing was changed; standard error says why and what to do"),
     (2, "the command line is wrong (for `replay`: some requests failed; for `drill`: a bar was missed)"),
-    (3, "done, but not as one would wish: some gateway has it not, the fleet is degraded, the rollout was rolled back"),
+    (3, "done, but not as one would wish: degraded, not everywhere yet, rolled back, or aborted"),
     (130, "stopped by Ctrl-C"),
 )
 """What the shell learns; docs/cli.md shows this table."""
@@ -35,6 +35,15 @@ output_option = click.option(
     show_default=True,
     help="For people, or for scripts.",
 )
+
+
+def reason_option(command: Any, *, required: bool) -> Any:
+    """`--reason`. Where it is required there is no default: click takes even an empty one for an answer."""
+    told = "Why; it goes into the audit log."
+    if required:
+        return click.option("--reason", required=True, help=told)(command)
+    return click.option("--reason", default="", help=told)(command)
+
 
 folder_argument = click.argument(
     "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER"
