@@ -5,6 +5,8 @@ Counts and phases are asserted, never times. Checks are wide (`mustCatch`), so t
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -170,3 +172,48 @@ async def test_the_demo_tells_its_story(tmp_path: Path) -> None:
     assert "Completed   v2 100 %" in story
     assert "Aborted     v3   0 %" in story
     assert "check errors failed" in story
+
+
+async def test_a_canary_in_a_crash_loop_is_taken_back(fleet: Fleet) -> None:
+    """Gone, back, gone: what its users get is 503 by Envoy, which is as bad as 503 by itself."""
+    names = [name for name in await fleet.replicas() if name.startswith("canary")]
+
+    async def crash() -> None:
+        for turn in itertools.count():
+            for name in names:
+                await fleet.set_faults(name, {"exit": True} if turn % 2 == 0 else None)
+            await asyncio.sleep(0.5)
+
+    crashing = asyncio.create_task(crash())
+    try:
+        async with Load(fleet.url, workers=8) as load:
+            apply(fleet, policy())
+            found = await reached(fleet, "Aborted")
+    finally:
+        crashing.cancel()
+    assert "errors" in found["why"]
+    assert (found["step"], await share(fleet)) == (1, 0.0)
+    assert load.outcomes.failed < 60
+
+
+@pytest.mark.parametrize(
+    ("on_no_data", "phase"), [("Hold", "Holding"), ("Abort", "Aborted"), ("Continue", "Completed")]
+)
+async def test_without_an_answer_from_outside_it_does_what_the_policy_says(
+    fleet: Fleet, on_no_data: str, phase: str
+) -> None:
+    """A Prometheus and a judge that nobody can reach: no data is neither good nor bad."""
+    nobody = f"http://127.0.0.1:{Loopback().free_port('127.0.0.1')}"
+    checks = [
+        {"name": "gpu", "prometheus": {"url": nobody, "query": "max(gpu_errors)", "max": 0, "timeout": "500ms"}},
+        {"name": "judge", "webhook": {"url": nobody, "timeout": "500ms"}},
+    ]
+    steps = [{"weight": "10%", "pause": "1s"}, {"weight": "100%", "pause": "1s"}]
+    apply(fleet, policy(steps=steps, analysis={"interval": "300ms", "onNoData": on_no_data, "checks": checks}))
+    found = await reached(fleet, phase)
+    if phase == "Completed":
+        records = (await fleet.get(f"{fleet.admin}/api/v1/audit"))["records"]
+        assert any("without enough data" in record.get("reason", "") for record in records), "and it says so"
+    else:
+        assert "too little data: gpu: " in found["why"]
+        assert found["step"] == 1

@@ -25,6 +25,7 @@ from pointsman.core.store import StateError, StateFolder
 from pointsman.extproc.feedback import Feedback
 from pointsman.rollout.capacity import PoolLoad
 from pointsman.rollout.state import Command, RolloutError, Verb
+from pointsman.xds.convergence import Convergence
 from support.waiting import eventually
 
 RULE = "HTTPRoute/default/chat/split"
@@ -32,10 +33,12 @@ NAME = "default/chat"
 
 
 class Acks:
-    """An xDS server with no proxy connected."""
+    """An xDS server with the proxies in `connected`, which have acknowledged everything."""
 
-    async def wait_acked(self, gateway: str, timeout_s: float) -> None:
-        return None
+    connected: frozenset[str] = frozenset()
+
+    async def wait_acked(self, gateway: str, timeout_s: float) -> Convergence:
+        return Convergence(acked=self.connected, rejected=frozenset(), pending=frozenset())
 
     def status(self) -> dict[str, Any]:
         return {"gateways": [], "nodes": []}

@@ -88,7 +88,7 @@ class _WeightsApi:
             {
                 "revision": self._operations.overlay.revision,
                 "rules": [split_json(split, plan) for split in plan.splits],
-                "notes": [_note(note) for note in plan.notes],
+                        "notes": [_note(note) for note in plan.notes],
             }
         )
 
@@ -166,6 +166,7 @@ def split_json(split: Split, plan: Plan) -> Json:
             }
             for arm in split.arms
         ],
+        "sites": {site: {arm.pool: arm.effective for arm in arms} for site, arms in split.sites},
         "notes": [_note(note) for note in plan.notes if note.rule == split.rule],
     }
 

@@ -202,6 +202,13 @@ class Operations:
             found.append(_acks_of(gateway, xds.status(), outcome.at_s, self._clock.wall_s()))
         return tuple(found)
 
+    async def connected(self, rules: Collection[str]) -> dict[str, frozenset[str]]:
+        """Node ids of the proxies that are connected now, by those gateways that have one of the rules."""
+        plan = self._current()
+        gateways = {gateway for rule in rules for gateway in gateways_of(plan, rule)}
+        stands = {gateway: await self._xds().wait_acked(gateway, 0) for gateway in sorted(gateways)}
+        return {name: stand.acked | stand.rejected | stand.pending for name, stand in stands.items()}
+
     async def lacking(self, pools: Collection[str], timeout_s: float) -> tuple[str, ...]:
         """Proxies that have not acknowledged the present configuration of a gateway that uses one of these pools."""
         deadline_s = self._clock.monotonic_s() + timeout_s

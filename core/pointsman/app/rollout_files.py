@@ -25,6 +25,7 @@ class SavedRollout(msgspec.Struct, frozen=True, kw_only=True):
 
     state: State
     evidence: EvidenceRecord
+    proxies: tuple[str, ...] = ()
 
 
 class RolloutFiles:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman.app.operations import Operations
 from pointsman.app.outside_checks import ask
+from pointsman.app.proxy_roster import Roster
 from pointsman.app.rollout_files import RolloutFiles, SavedRollout
 from pointsman.app.rollout_sight import Loads, counts, sight
 from pointsman.app.rollout_status import Json, RolloutMetrics, rollout_json
@@ -63,9 +64,10 @@ LEADER_RETRY_S: Final = 1.0
 class _Run:
     """One rollout and what belongs to it."""
 
-    def __init__(self, state: State, evidence: Evidence) -> None:
+    def __init__(self, state: State, evidence: Evidence, roster: Roster | None = None) -> None:
         self.state = state
         self.evidence = evidence
+        self.roster = roster or Roster()
         self.turn = asyncio.Lock()
         self.outside: dict[str, CheckResult] = {}
         self.asking: asyncio.Task[None] | None = None
@@ -76,7 +78,7 @@ class _Run:
         self.unset: int | None = None  # a weight that is saved and could not be put in force yet
 
     def saved(self) -> SavedRollout:
-        return SavedRollout(state=self.state, evidence=self.evidence.record())
+        return SavedRollout(state=self.state, evidence=self.evidence.record(), proxies=self.roster.names())
 
     def stop(self) -> list[asyncio.Task[None]]:
         tasks = [task for task in (self.asking, self.waiting, self.driver) if task is not None]
@@ -218,7 +220,8 @@ class Rollouts:
             state, effects = machine.begin(spec, now_s)
             run = _Run(state, Evidence())
         else:
-            run = _Run(saved.state, Evidence.restored(saved.evidence))
+            roster = Roster(saved.proxies, self._clock.monotonic_s())
+            run = _Run(saved.state, Evidence.restored(saved.evidence), roster)
             effects = machine.resume(run.state)
             log.info("a rollout goes on", policy=name, phase=run.state.phase.value, step=run.state.step + 1)
         self._runs[name] = run
@@ -291,6 +294,8 @@ class Rollouts:
         async with run.turn:
             if run.unset is not None and event is None:
                 await self._kept(run, run.state, [SetWeight(weight=run.unset)])
+            if event is None:
+                await self._away(run)
             happened = event if event is not None else sight(run.state, run.evidence, run.outside, self._loads)
             state, effects = machine.step(run.state, happened, self._clock.wall_s())
             if event is not None and state == run.state and not effects:
@@ -342,12 +347,19 @@ class Rollouts:
                 for outcome in outcomes:
                     acks = await self._operations.acks(outcome, round_s)
                     lacking += [missing(one) for one in acks if not one.done]
+                lacking += await self._away(run)
                 await self._tried(run, Programmed(weight=weight, missing=tuple(sorted(set(lacking)))))
                 if not lacking:
                     return
                 await asyncio.sleep(run.state.spec.interval_s)
 
         run.waiting = asyncio.create_task(programmed())
+
+    async def _away(self, run: _Run) -> tuple[str, ...]:
+        """Note which proxies are connected; who lately was and is not."""
+        now_s = self._clock.monotonic_s()
+        run.roster.note(await self._operations.connected(run.state.spec.rules), now_s)
+        return run.roster.away(now_s)
 
     async def _report(self, run: _Run, report: Report) -> None:
         spec = run.state.spec

@@ -95,7 +95,7 @@ WEIGHTS_SCHEMAS: Final[dict[str, Json]] = {
     "Note": _NOTE,
     "RuleWeights": {
         "type": "object",
-        "required": ["rule", "version", "source", "owner", "sticky", "arms", "notes"],
+        "required": ["rule", "version", "source", "owner", "sticky", "arms", "sites", "notes"],
         "properties": {
             "rule": {**_TEXT, "description": "Rule id: KIND/NAMESPACE/ROUTE/RULE."},
             "version": _VERSION,
@@ -115,6 +115,11 @@ WEIGHTS_SCHEMAS: Final[dict[str, Json]] = {
                         "unavailable": {**_TEXT, "description": "Why the arm cannot serve, empty: it can."},
                     },
                 },
+            },
+            "sites": {
+                "type": "object",
+                "description": "Where gateways at a site get other weights: site to pool to share.",
+                "additionalProperties": {"type": "object", "additionalProperties": _SHARE},
             },
             "notes": {"type": "array", "items": {"$ref": "#/components/schemas/Note"}},
         },

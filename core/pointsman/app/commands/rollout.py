@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from pointsman.app.client import Admin, admin_options, user_name
-from pointsman.app.commands.shared import emit, output_option, refuse
+from pointsman.app.commands.shared import emit, output_option, reason_option, refuse
 from pointsman.core.errors import PointsmanError
 
 Json = Any
@@ -77,9 +77,7 @@ def _act(verb: str, text: str, *, needs_reason: bool = False, full: bool = False
     run.__doc__ = text
     command: Any = admin_options(run)
     command = output_option(command)
-    command = click.option("--reason", default="", required=needs_reason, help="Why; it goes into the audit log.")(
-        command
-    )
+    command = reason_option(command, required=needs_reason)
     if full:
         command = click.option("--full", is_flag=True, help="Straight to the last step, past checks and gates.")(
             command
@@ -161,6 +159,9 @@ def rollout_lines(found: Json) -> list[str]:
         f"  {mirrored} {_percent(found['weight'])}, {found['requests']} canary requests in this step"
         + ("" if found["programmed"] else ", gateways are not there yet"),
     ]
+    if found["sites"]:
+        at = ", ".join(f"{one['site']} {_percent(one['weight'])}" for one in found["sites"])
+        lines.append(f"  gateways at {at}")
     for rule in found["rules"]:
         arms = "  ".join(f"{arm['pool']} {_percent(arm['effective'])}" for arm in rule["arms"])
         lines.append(f"  {rule['rule']}: {arms}")
@@ -172,9 +173,10 @@ def rollout_lines(found: Json) -> list[str]:
 
 
 def _steps(found: Json) -> str:
-    shown = []
+    shown, site = [], ""
     for number, step in enumerate(found["steps"], 1):
-        text = _percent(step["weight"])
+        text = _percent(step["weight"]) if step["site"] == site else f"{step['site']}: {_percent(step['weight'])}"
+        site = step["site"]
         shown.append(f"[{text}]" if number == found["step"] else text)
     return " → ".join(shown)
 
