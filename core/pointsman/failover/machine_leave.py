@@ -25,6 +25,15 @@ EJECT_S: Final = 30.0
 fails visibly is 5 s; what only the detector sees, as slowness, ends less quickly."""
 MAX_EJECT_S: Final = 600.0
 
+MOST_TELLING: Final = (
+    Trigger.PROBE,
+    Trigger.STALL,
+    Trigger.ERROR_RATE,
+    Trigger.LATENCY,
+    Trigger.METRICS_ABSENT,
+)
+"""Of several triggers that hold at once the first of these names the fault: a dead site is also slow."""
+
 
 def note(draft: Draft, observation: Observation, at_s: float) -> None:
     """Remember what was seen of a member."""
@@ -96,7 +105,8 @@ def fail(draft: Draft, key: str, why: str, *, by: str = "", operation: str = "",
     draft.degraded.pop(key, None)
     draft.withdraw(key)
     if serving:
-        trigger = record_keeping.OPERATOR if by else found.triggers[0].value if found.triggers else ""
+        seen = [trigger.value for trigger in MOST_TELLING if trigger in found.triggers]
+        trigger = record_keeping.OPERATOR if by or not seen else seen[0]
         record_keeping.opened(draft, key, trigger=trigger, why=why, by=by)
 
 
