@@ -5,13 +5,14 @@ A block is a list of requests and what is to be avoided, `----`, and the verdict
     drill [avoid REPLICA…] [until SECONDS] [looks SECONDS…] [others-only]
       START END WHAT [REPLICA] [stream] [at GATEWAY] [first SECONDS]
 
-The fault is made at 0 s; requests that end before it are the steady state. WHAT is `ok`, `cut` (a broken answer), `silent`
-(a cut answer without an error), `late` (the client gave up) or a status. `every STEP until END WHAT …` is one request
-each STEP seconds, 0.05 s long.
+The fault is made at 0 s; requests that end before it are the steady state. WHAT is `ok`, `cut` (a broken answer),
+`silent` (a cut answer without an error), `late` (the client gave up) or a status. `every STEP from START until END WHAT …`
+is one request each STEP seconds, 0.05 s long.
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def requests(lines: list[str]) -> list[Seen]:
             found.append(request(float(words[0]), float(words[1]), words[2:]))
             continue
         step_ms, from_ms, until_ms = (round(1000 * float(words[i])) for i in (1, 3, 5))
-        for at_ms in range(from_ms, until_ms, step_ms):
-            found.append(request(at_ms / 1000, at_ms / 1000 + 0.05, words[6:]))
+        moments = range(from_ms, until_ms, step_ms)
+        found += [request(at_ms / 1000, at_ms / 1000 + 0.05, words[6:]) for at_ms in moments]
     return sorted(found, key=lambda seen: seen.start_s)
 
 
@@ -120,7 +121,7 @@ def test_nothing_went_wrong_in_the_window_that_ends_it(bad: list[float], end_s: 
     found = recovery(bad, [], fault_s=0, end_s=end_s, least=0)
     if found.recovered_s is None:
         edges = [0.0, *[at_s for at_s in bad if at_s < end_s], end_s]
-        assert all(later - earlier < 1 for earlier, later in zip(edges, edges[1:], strict=False))
+        assert all(later - earlier < 1 for earlier, later in itertools.pairwise(edges))
         return
     start_s = found.recovered_s
     assert start_s + 1 <= end_s

@@ -17,7 +17,7 @@ from pointsman.app.processes import ChildProcess, start_child
 from pointsman.failover.outcome import Seen
 
 PROBES_PER_S: Final = 10.0
-START_TIMEOUT_S: Final = 15.0
+START_TIMEOUT_S: Final = 30.0
 
 
 class Watch:

@@ -270,7 +270,9 @@ class DrillFleet:
         async with _in_time(f"the control plane of {parts.place.site}"):
             while not ready.exists():
                 if child.returncode is not None:
-                    raise DrillError(f"the control plane of {parts.place.site} ended, see {parts.folder}")
+                    await log
+                    said = (parts.folder / "control-plane.log").read_text(encoding="utf-8", errors="replace")
+                    raise DrillError(f"the control plane of {parts.place.site} ended:\n{said[-2_000:]}")
                 await asyncio.sleep(POLL_S)
         parts.admin = json.loads(ready.read_bytes())["admin"]
 
