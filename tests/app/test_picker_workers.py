@@ -213,6 +213,23 @@ async def test_a_worker_that_ends_or_freezes_is_replaced(fault: str, monkeypatch
         await eventually(lambda: fleet.value("pointsman_picks_total", pool=POOL, outcome="picked") > counted)
 
 
+async def test_a_defect_in_the_parent_costs_a_worker_and_not_its_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(1) as fleet:
+        (before,) = fleet.workers.pids
+        handle, failed = fleet.workers._handle, []
+
+        def defective(*args: Any) -> None:
+            if not failed:
+                failed.append(True)
+                raise LookupError("a message that nobody foresaw")
+            handle(*args)
+
+        monkeypatch.setattr(fleet.workers, "_handle", defective)
+        await eventually(lambda: [r.ready and r.child.pid != before for r in fleet.workers._running.values()] == [True])
+        (door,) = await fleet.doors()
+        assert (await door.pick())[1] in KEYS
+
+
 async def test_the_load_of_a_killed_worker_vanishes() -> None:
     async with running() as fleet:
         one, _two = await fleet.doors()

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from pointsman.core.model import Plan
 from pointsman.core.snapshot import PlanHolder
+from pointsman.core.tasks import error_of
 
 log = structlog.get_logger()
 
@@ -75,14 +76,7 @@ class EndpointTasks(Generic[Wish]):
 
     async def _keep(self, key: str, wish: Wish) -> None:
         while True:
-            work = asyncio.create_task(self._work(key, wish), name=f"{self._name} {key}")
-            try:
-                await asyncio.wait([work])
-            except asyncio.CancelledError:
-                work.cancel()
-                await asyncio.wait([work])
-                raise
-            error = None if work.cancelled() else work.exception()
+            error = await error_of(self._work(key, wish))
             log.error("a task of an endpoint ended, it is started again", task=self._name, endpoint=key, exc_info=error)
             if self._restarts is not None:
                 self._restarts.inc()

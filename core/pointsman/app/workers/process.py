@@ -31,6 +31,7 @@ from pointsman.core.clock import SystemClock
 from pointsman.core.errors import PeerError
 from pointsman.core.grpc_health import GrpcHealth
 from pointsman.core.snapshot import PlanHolder
+from pointsman.core.tasks import together
 from pointsman.extproc import Feedback, Picker, PickPolicy, add_health, add_services
 from pointsman.extproc.gossip import GossipState, Outbox
 from pointsman.extproc.inflight import Silent
@@ -81,20 +82,22 @@ class Worker:
         self._health: GrpcHealth | None = None
 
     async def run(self, reader: asyncio.StreamReader) -> None:
-        """Follow the parent until it ends or says so."""
+        """Follow the parent until it ends or says so.
+
+        When any other part ends, that is a defect, and this ends with its error: the parent starts another worker.
+        """
         shells = (self._node.run(), self._gossip(self._link), self._samples(), self._feedback(), self._silent())
-        beside = [asyncio.create_task(shell) for shell in shells]
         try:
-            while (message := await frames.read_by_worker(reader)) is not None:
-                await self._handle(message)
+            await together(self._follow(reader), *shells)
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
             if self._health is not None:
                 self._health.drain()
             if self._server is not None:
                 await self._server.stop(STOP_GRACE_S)
+
+    async def _follow(self, reader: asyncio.StreamReader) -> None:
+        while (message := await frames.read_by_worker(reader)) is not None:
+            await self._handle(message)
 
     async def _handle(self, message: frames.ToWorker) -> None:
         match message:

@@ -29,6 +29,7 @@ from pointsman.core.clock import SystemClock
 from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
+from pointsman.core.tasks import error_of, together
 from pointsman.extproc import Feedback, Picker, PickPolicy
 from pointsman.extproc.inflight import Silent
 from pointsman.extproc.kv_events.mirror import Correction
@@ -218,10 +219,10 @@ class PickerWorkers:
         """Keep one worker at work for ever."""
         name = f"{self._family}/{slot}"
         while True:
-            try:
-                await self._life(slot, name)
-            except (OSError, PeerError) as error:
-                log.error("a picker worker cannot be used", worker=slot, error=str(error))
+            error = await error_of(self._life(slot, name))
+            if error is not None:
+                defect = None if isinstance(error, OSError | PeerError) else error
+                log.error("a picker worker cannot be used", worker=slot, error=repr(error), exc_info=defect)
             await asyncio.sleep(RESTART_DELAY_S)
 
     async def _life(self, slot: int, name: str) -> None:
@@ -244,21 +245,21 @@ class PickerWorkers:
         )
         self._running[slot] = running
         self._introduce(running)
-        beside = [asyncio.create_task(self._gossip(running)), asyncio.create_task(self._watch(running))]
         try:
-            while (message := await frames.read_by_parent(reader)) is not None:
-                self._handle(slot, running, message)
+            await together(self._listen(slot, running, reader), self._gossip(running), self._watch(running))
             log.error("a picker worker ended and is replaced", worker=slot, pid=child.pid)
         finally:
             del self._running[slot]
-            for task in beside:
-                task.cancel()
             for question in running.questions.values():
                 question.cancel()
             self._gossip_node.leave(running.link, gone=name)
             self._metrics.ended(name)
             writer.close()
             await child.stop()
+
+    async def _listen(self, slot: int, running: _Running, reader: asyncio.StreamReader) -> None:
+        while (message := await frames.read_by_parent(reader)) is not None:
+            self._handle(slot, running, message)
 
     def _introduce(self, running: _Running) -> None:
         if self._tls is not None:
