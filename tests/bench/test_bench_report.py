@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,13 +12,18 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from pointsman.bench.bars import bars_table, change_table
+from pointsman.bench.catalogue import VARIANTS
 from pointsman.bench.cli import fit_command, fit_lines, policy_command
+from pointsman.bench.document import MARKS, write_into
 from pointsman.bench.fit import fit
 from pointsman.bench.measure import FIGURES, Spread
 from pointsman.bench.plots import over_load, write_plots
 from pointsman.bench.report import Row, as_json, markdown, table
+from pointsman.bench.results import load_rows, merged, missing, save_rows
 from pointsman.bench.scenario import Scenario, Slice
 from pointsman.bench.svg import Bar, bars, lines
+from pointsman.core.errors import ConfigError
 from pointsman.extproc.cost import CostModel
 
 
@@ -80,6 +86,86 @@ def test_plots_for_each_scenario_and_over_the_load(tmp_path: Path) -> None:
     assert over_load(rows, "A") == {}
 
 
+# The design's bars, and the page that tells of them
+
+
+def test_bars_say_what_is_reached_what_is_short_and_what_was_not_run() -> None:
+    rows = [row("joint", 100.0), row("oracle", 95.0), row("llm-d", 171.0), row("llm-d-local", 120.0)]
+    text = bars_table(rows)
+    assert "| 77 % | llm-d default, all regions | mean | ≥ 1.7 | C | **1.71** | 1.80 |" in text
+    assert "| 77 % | llm-d default, per region | mean | ≥ 1.25 | C | 1.20 (short) | 1.26 |" in text
+    assert "| 77 % | llm-d default, all regions | mean | ≥ 1.7 | A | not run | not run |" in text
+    assert "| 77 % | above the greedy oracle | mean | ≤ 10% | C | **+5.3%** | |" in text
+    assert "(short)" in bars_table([row("joint", 120.0), row("oracle", 95.0)])
+
+
+def test_changes_are_told_against_our_own_row_of_the_scenario() -> None:
+    rows = [row("joint", 200.0), row("joint-rates-half", 204.0), row("joint-scrape-5s", 220.0), row("joint", 1.0, 92)]
+    lines_of = change_table(rows).splitlines()
+    assert len(lines_of) == 4
+    assert lines_of[2].endswith("| +2.0% |")
+    assert lines_of[3].endswith("| +10.0% (above 5%) |")
+
+
+PAGE = "head\n" + "".join(f"<!-- policy {m}: begin -->\nold\n<!-- policy {m}: end -->\ntext {m}\n" for m in MARKS)
+
+
+def test_a_page_gets_its_tables_and_keeps_its_text(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    rows = [row("joint", 100.0), row("oracle", 95.0), row("joint-rates-half", 104.0)]
+    write_into(page, rows, VARIANTS)
+    first = page.read_text()
+    assert "old" not in first
+    assert all(f"text {mark}" in first for mark in MARKS)
+    assert "#### C, 77 % load, report slice" in first
+    assert first.count("Joint-Rates-Half") == 1  # compared with ourselves, not in the table of policies
+    write_into(page, rows, VARIANTS)
+    assert page.read_text() == first
+
+
+def test_a_page_without_the_markers_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.replace("robustness: end", "robustness"))
+    with pytest.raises(ConfigError, match="markers are missing"):
+        write_into(page, [row("joint", 1.0)], VARIANTS)
+    assert "old" in page.read_text()
+
+
+def test_our_pages_have_the_markers() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    assert all(f"<!-- policy {m}: begin -->\n" in text and f"<!-- policy {m}: end -->" in text for m in MARKS)
+
+
+# A study that goes on
+
+
+def test_rows_are_kept_and_only_what_lacks_is_due(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    assert load_rows(path) == []
+    first = [row("joint", 300.0), row("llm-d", 500.0, 92)]
+    save_rows(path, first)
+    assert load_rows(path) == first
+    title = first[0].scenario
+    assert missing(first, title, ["joint", "llm-d"], range(3)) == ["llm-d"]
+    assert missing(first, title, ["joint"], range(2)) == ["joint"]
+    newer = [row("joint", 310.0), row("p2c", 900.0)]
+    found = merged(first, newer, ["p2c", "joint", "llm-d"])
+    assert [(r.policy, r.spreads["mean_ms"].mean) for r in found] == [
+        ("p2c", 900.0),
+        ("joint", 310.0),
+        ("llm-d", 500.0),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"rows": 3}', b'{"rows": [{"policy": 1}]}'])
+def test_a_file_that_is_not_ours_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="rows"):
+        load_rows(path)
+
+
 # Fitting, on a landscape that is known
 
 
@@ -116,9 +202,22 @@ def test_policy_command_writes_json_and_plots(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "### C, 77 % load, report slice (simulated)" in result.output
     rows = json.loads((tmp_path / "out.json").read_bytes())["rows"]
-    assert [r["policy"] for r in rows] == ["joint", "round-robin"]
+    assert [r["policy"] for r in rows] == ["round-robin", "joint"]  # the order of the tables
     assert rows[0]["spreads"]["requests"]["mean"] > 50
     assert (tmp_path / "plots" / "c-77-load-report-slice.svg").exists()
+
+
+def test_a_study_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    page, rows = tmp_path / "page.md", tmp_path / "rows.json"
+    page.write_text(PAGE)
+    save_rows(rows, [replace(row("round-robin", 999.0), seeds=(0,))])
+    options = ["--seeds", "1", "--duration", "5", "--policy", "least-outstanding", "--policy", "round-robin"]
+    result = CliRunner().invoke(policy_command, [*options, "--json", str(rows), "--add", "--docs", str(page)])
+    assert result.exit_code == 0, result.output
+    assert [r.policy for r in load_rows(rows)] == ["round-robin", "least-outstanding"]
+    assert load_rows(rows)[0].spreads["mean_ms"].mean == 999.0
+    assert "least outstanding (all)" in page.read_text()
+    assert CliRunner().invoke(policy_command, ["--add"]).exit_code == 2
 
 
 def test_policy_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pointsman.bench.policy import Policy, Sample
 from pointsman.bench.simulate import Outcome, Simulation
 from pointsman.bench.workload import Arrival, Workload, prompt_bytes
 from pointsman.extproc.picker import Picker
+from pointsman.extproc.table import PREFILL_MS_PER_TOKEN
 
 
 def outcomes(policy: Policy, arrivals: tuple[Arrival, ...], scrape_ms: float = 200.0) -> list[Outcome]:
@@ -180,6 +181,31 @@ def test_pickers_learn_of_every_end(wiring: Wiring, minute: Workload) -> None:
     assert all(picker.stats().unmatched_feedback == 0 for picker in policy.pickers)
     if wiring.local:
         assert all(small_fleet().region_of[o.replica] == o.arrival.gateway for o in found)
+
+
+def test_wrong_rates_are_learnt_unless_that_is_switched_off() -> None:
+    """Half the true rates look twice too fast: more than the tolerance, so they are put right."""
+    arrivals = tuple(
+        Arrival(
+            id=n,
+            at_ms=n * 400.0,
+            gateway=0,
+            input_tokens=2_000 + 50 * n,
+            output_tokens=2,
+            blocks=tuple(range(100 * n, 100 * n + 8)),
+            session=n,
+        )
+        for n in range(60)
+    )
+    rates = []
+    for wiring in (Wiring(), Wiring(rate_error=0.5), Wiring(rate_error=0.5, calibrate=False)):
+        policy = Joint(wiring=wiring)
+        outcomes(policy, arrivals)
+        table = policy.pickers[0].table
+        rates.append(table.prefill_ms[[0, 1]] / PREFILL_MS_PER_TOKEN)
+    assert rates[0].tolist() == [1.0, 1.0]
+    assert all(0.7 < rate < 1.2 for rate in rates[1])
+    assert rates[2].tolist() == [0.5, 0.5]
 
 
 def test_deltas_tell_a_peer_of_the_load() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from pointsman.bench.kinds import KINDS, TIME_SCALES
+from pointsman.bench.fleet import Fleet, Region
+from pointsman.bench.kinds import GENERATION, KINDS, TIME_SCALES
 from pointsman.bench.scenario import Scenario, Slice
 from pointsman.bench.workload import Sessions, TraceCopies
 from pointsman.core.errors import ConfigError
@@ -81,3 +83,31 @@ def test_slices_do_not_overlap(tmp_path: Path) -> None:
 def test_a_workload_of_a_trace_needs_one() -> None:
     with pytest.raises(ConfigError, match="workload A replays a trace file and none is named"):
         Scenario(workload="A")
+
+
+def test_replicas_of_a_region_can_differ() -> None:
+    fleet = Fleet(
+        regions=(Region(name="east", replicas=3, slowdowns=(1.0, 1.7)), Region(name="west", replicas=1)),
+        rtt_ms=((2.0, 80.0), (80.0, 2.0)),
+    )
+    assert fleet.slowdown_of == (1.0, 1.7, 1.0, 1.0)
+    assert [fleet.engine_config(n).step_time.slowdown for n in range(4)] == [1.0, 1.7, 1.0, 1.0]
+
+
+def test_every_generated_workload_is_what_it_says() -> None:
+    for name in "CDHMR":
+        scenario = Scenario(workload=name, part=Slice.TUNE, duration_s=60.0)
+        workload = scenario.build(0)
+        pace = len(workload.arrivals) / 60.0
+        assert pace == pytest.approx(scenario.kind.loads[77], rel=0.35)
+    hot = Scenario(workload="H", part=Slice.TUNE, duration_s=60.0).build(0).arrivals
+    firsts = Counter(arrival.blocks[0] for arrival in hot)
+    assert firsts.most_common(1)[0][1] > 0.12 * len(hot)
+    documents = Scenario(workload="D", part=Slice.TUNE, duration_s=60.0)
+    assert documents.fleet.host_tokens
+    assert sum(a.input_tokens for a in documents.build(0).arrivals) > 10_000 * len(documents.build(0).arrivals)
+    shares = Counter(
+        arrival.gateway for arrival in Scenario(workload="R", part=Slice.TUNE, duration_s=60.0).build(0).arrivals
+    )
+    assert shares[0] > shares[1] > shares[2]
+    assert set(Scenario(workload="M").fleet.slowdown_of) == {1.0, GENERATION}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -64,6 +64,27 @@ CATALOGUE: dict[str, Entry] = {
 }
 """In the order of the tables. Three pickers are one for each region; otherwise all gateways share one state, and so do
 the baselines."""
+
+_BY_HAND = Wiring(calibrate=False)
+
+VARIANTS: dict[str, Entry] = {
+    "joint-scrape-50ms": Entry(title="scrape each 50 ms", make=_joint(Wiring()), scrape_ms=50.0),
+    "joint-scrape-1s": Entry(title="scrape each 1 s", make=_joint(Wiring()), scrape_ms=1_000.0),
+    "joint-scrape-5s": Entry(title="scrape each 5 s", make=_joint(Wiring()), scrape_ms=5_000.0),
+    "joint-alone-scrape-5s": Entry(
+        title="scrape each 5 s, 3 pickers, no gossip, ALS", make=_joint(ALONE), scrape_ms=5_000.0
+    ),
+    "joint-rates-half": Entry(title="rates × 0.5", make=_joint(Wiring(rate_error=0.5))),
+    "joint-rates-double": Entry(title="rates × 2", make=_joint(Wiring(rate_error=2.0))),
+    "joint-by-hand": Entry(title="right rates, not calibrated", make=_joint(_BY_HAND)),
+    "joint-rates-half-by-hand": Entry(
+        title="rates × 0.5, not calibrated", make=_joint(replace(_BY_HAND, rate_error=0.5))
+    ),
+    "joint-rates-double-by-hand": Entry(
+        title="rates × 2, not calibrated", make=_joint(replace(_BY_HAND, rate_error=2.0))
+    ),
+}
+"""Our policy with late signals or wrong beliefs, to be compared with itself (`joint`)."""
 
 GORGO_BEST = "gorgo-best"
 GORGO_GRID = tuple(product((2.0, 13.0, 40.0, 130.0), (0.03, 0.1, 0.3, 1.0)))

@@ -11,17 +11,23 @@ import click
 import msgspec
 from rich.console import Console
 
+from pointsman.bench.catalogue import VARIANTS
+from pointsman.bench.document import write_into
 from pointsman.bench.fit import Fitted, Trial, fit, means
 from pointsman.bench.joint import PRODUCTION, Wiring
 from pointsman.bench.kinds import KINDS, TIME_SCALES
+from pointsman.bench.measure import run
 from pointsman.bench.plots import write_plots
-from pointsman.bench.report import Row, as_json, markdown, table
+from pointsman.bench.regret import WORST_SHARE, Judged, regrets
+from pointsman.bench.report import as_json, markdown, table
+from pointsman.bench.results import load_rows, merged, missing, save_rows
 from pointsman.bench.scenario import Scenario, Slice
 from pointsman.bench.study import POLICIES, study
 from pointsman.core.errors import PointsmanError
 from pointsman.extproc.cost import CostModel
 
 EXIT_REFUSED: Final = 1
+ORDER: Final = (*POLICIES, *VARIANTS)
 TABLE_COLUMNS: Final = 190
 LOADS: Final = [str(load) for load in TIME_SCALES]
 
@@ -32,15 +38,20 @@ LOADS: Final = [str(load) for load in TIME_SCALES]
     "--workload", "workloads", multiple=True, type=click.Choice(list(KINDS)), default=["C"], help="Repeatable."
 )
 @click.option("--load", "loads", multiple=True, type=click.Choice(LOADS), default=["77"], help="% of what RR can do.")
-@click.option("--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Repeatable; all by default.")
+@click.option(
+    "--policy", "policies", multiple=True, type=click.Choice([*POLICIES, *VARIANTS]), help="Repeatable; all by default."
+)
+@click.option("--robustness", is_flag=True, help="Our own policy with late scrapes and wrong rates against itself.")
 @click.option(
     "--slice", "part", type=click.Choice([s.value for s in Slice]), default="report", help="Part of the trace."
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, help="How many runs of each policy.")
 @click.option("--scrape-ms", type=click.FloatRange(1, 60_000), default=200.0, help="Between two scrapes of a replica.")
 @click.option("--duration", "duration_s", type=click.FloatRange(1, 900), default=900.0, help="Seconds of the slice.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here, row by row.")
+@click.option("--add", is_flag=True, help="Keep the rows that the --json file has and run only those that it lacks.")
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write SVG plots into this folder.")
+@click.option("--docs", type=click.Path(path_type=Path, exists=True), help="Write the tables into this page.")
 @click.option(
     "-o", "output", type=click.Choice(["table", "json", "markdown"]), default="table", help="On standard output."
 )
@@ -50,12 +61,15 @@ def policy_command(
     workloads: tuple[str, ...],
     loads: tuple[str, ...],
     policies: tuple[str, ...],
+    robustness: bool,
     part: str,
     seeds: int,
     scrape_ms: float,
     duration_s: float,
     json_file: Path | None,
+    add: bool,
     plots: Path | None,
+    docs: Path | None,
     output: str,
 ) -> None:
     """Compare routing policies on traces, in virtual time. All figures are simulated.
@@ -65,36 +79,38 @@ def policy_command(
       pointsman bench policy --workload C --policy joint --policy llm-d --seeds 1
     """
     console, notes = Console(width=TABLE_COLUMNS), Console(stderr=True)
+    names = policies or (("joint", *VARIANTS) if robustness else POLICIES)
+    if add and json_file is None:
+        raise click.UsageError("--add goes on with the file of --json, and none is named")
     try:
         scenarios = [
             Scenario(workload=w, load=int(load), part=Slice(part), trace=trace, duration_s=duration_s)
             for w in workloads
             for load in loads
         ]
-        rows: list[Row] = []
+        rows = load_rows(json_file) if add and json_file is not None else []
         for scenario in scenarios:
-            found = study(
-                scenario,
-                policies or POLICIES,
-                range(seeds),
-                lambda text: notes.print(text, style="dim"),
-                scrape_ms=scrape_ms,
-            )
-            rows += found
+            due = missing(rows, scenario.title, names, range(seeds)) if add else names
+            for row in study(
+                scenario, due, range(seeds), lambda text: notes.print(text, style="dim"), scrape_ms=scrape_ms
+            ):
+                rows = merged(rows, [row], ORDER)
+                if json_file is not None:
+                    save_rows(json_file, rows)
+            found = [row for row in rows if row.scenario == scenario.title and row.policy in names]
             if output == "table":
                 console.print(table(scenario.title, found))
             elif output == "markdown":
                 click.echo(f"### {scenario.title} (simulated)\n\n{markdown(found)}")
+        if docs is not None:
+            write_into(docs, rows, VARIANTS)
     except PointsmanError as error:
         click.echo(f"pointsman bench policy: {error}", err=True)
         sys.exit(EXIT_REFUSED)
-    data = msgspec.json.format(msgspec.json.encode(as_json(rows)))
     if output == "json":
-        click.echo(data.decode())
-    if json_file is not None:
-        json_file.write_bytes(data + b"\n")
+        click.echo(msgspec.json.format(msgspec.json.encode(as_json(rows))).decode())
     if plots is not None:
-        for path in write_plots(plots, rows):
+        for path in write_plots(plots, [row for row in rows if row.policy not in VARIANTS]):
             notes.print(f"written: {path}", style="dim")
 
 
@@ -165,3 +181,34 @@ def fit_lines(
             f"{best.means_ms[n]:,.0f} ms, reporting slice {old_ms[n]:,.0f} → {new_ms[n]:,.0f} ms"
         )
     return lines
+
+
+@click.command("regret", context_settings={"show_default": True})
+@click.option("--trace", type=click.Path(path_type=Path), help="Trace in Mooncake's format, for A and B.")
+@click.option("--workload", type=click.Choice(list(KINDS)), default="C", help="What is asked of what.")
+@click.option("--load", type=click.Choice(LOADS), default="77", help="% of what RR can do.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the arrivals.")
+@click.option("--duration", "duration_s", type=click.FloatRange(1, 900), default=900.0, help="Seconds of the slice.")
+def regret_command(*, trace: Path | None, workload: str, load: str, seed: int, duration_s: float) -> None:
+    """Where we choose otherwise than the greedy oracle, on the tuning slice. Simulated.
+
+    \b
+    Example:
+      pointsman bench regret --workload C --load 92
+    """
+    try:
+        scenario = Scenario(workload=workload, load=int(load), part=Slice.TUNE, trace=trace, duration_s=duration_s)
+        asked = scenario.build(seed)
+        judged = Judged()
+        measured, _ = run(scenario.fleet, asked, judged)
+    except PointsmanError as error:
+        click.echo(f"pointsman bench regret: {error}", err=True)
+        sys.exit(EXIT_REFUSED)
+    found = regrets(judged.choices, asked.warm_up_ms)
+    click.echo(
+        f"simulated; {scenario.title}, seed {seed}: mean TTFT {measured.mean_ms:,.0f} ms, {found.requests:,} requests, "
+        f"{found.agreed:.1%} chosen alike; regret {found.mean_ms:.1f} ms in the mean, "
+        f"{found.worst:.0%} of it in the worst {WORST_SHARE:.0%}"
+    )
+    for cause, part in found.parts.items():
+        click.echo(f"{part:6.1%}  {cause.value}")

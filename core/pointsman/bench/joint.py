@@ -38,7 +38,8 @@ class Wiring:
     region, and each `gossip_ms` they tell each other their load, by the production state and messages; 0: never.
     `flush_ms` is Envoy's access log interval: a first token is reported with the next entry of its request, which
     comes each `flush_ms` from the start of the request; 0: at once. `buffer_ms` is how long entries are collected.
-    `rate_error` multiplies the prefill rates that the picker believes in at first; with `calibrate` it learns them.
+    `rate_error` multiplies the prefill rates that the picker believes in at first; with `calibrate` (the default in
+    production, too) it learns them.
     """
 
     shared: bool = True
@@ -47,7 +48,7 @@ class Wiring:
     buffer_ms: float = 0.0
     local: bool = False
     rate_error: float = 1.0
-    calibrate: bool = False
+    calibrate: bool = True
 
 
 ALONE = Wiring(shared=False, flush_ms=1_000.0, buffer_ms=50.0)
@@ -140,6 +141,10 @@ class Joint:
             self._news[gateway] = False
             picker.remote_loads(self._states[gateway].others(self._world.now_ms / 1000.0))
         return picker
+
+    def key(self, replica: int) -> str:
+        """The endpoint of a replica."""
+        return self._keys[replica]
 
     def choose(self, arrival: Arrival) -> int:
         """Ask the gateway's picker."""

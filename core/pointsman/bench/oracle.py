@@ -1,7 +1,8 @@
 """A greedy oracle: it sees every queue, cache and wire, and the engines' own step formula.
 
 It takes the replica with the least (own time to first token + half of own work), as the study behind the facts did.
-Greedy is not best: near saturation it spills to cold replicas and collapses, with all its knowledge.
+It does not know what comes: no later turn, no later arrival, not what its choice evicts. So it is no bound: near
+saturation it spills to cold replicas and collapses, and it crowds the caches of the faster GPUs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Oracle(Ledger):
 
     def choose(self, arrival: Arrival) -> int:
         candidates = self.candidates(arrival)
-        return self.sent(arrival, self.least(candidates, (self._cost(arrival, r) for r in candidates)))
+        return self.sent(arrival, self.least(candidates, (self.price(arrival, r) for r in candidates)))
 
-    def _cost(self, arrival: Arrival, replica: int) -> float:
+    def price(self, arrival: Arrival, replica: int) -> float:
         """Expected ms to the first token, and the price of the work."""
         rtt_ms = self.fleet.rtt(arrival.gateway, replica)
         engine = self.world.engines[replica]
@@ -53,6 +54,10 @@ class Oracle(Ledger):
         started_ms = max(0.0, engine.next_event_ms() - self.world.now_ms - rtt_ms / 2.0) if engine.running else 0.0
         ttft_ms = rtt_ms + config.api_overhead_ms + started_ms + model.slowdown * work_ms + kv_ms
         return ttft_ms + WORK_WEIGHT * model.slowdown * own_ms
+
+    def uncached(self, arrival: Arrival, replica: int) -> int:
+        """Tokens of a prompt that the replica would have to compute."""
+        return self._prefill(arrival.full_blocks, arrival.input_tokens, replica)[0]
 
     def _prefill(self, blocks: tuple[int, ...], tokens: int, replica: int) -> tuple[int, float]:
         """Tokens to compute and the attention area of a prompt that would be admitted now."""

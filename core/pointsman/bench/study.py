@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from pointsman.bench.catalogue import CATALOGUE, GORGO_BEST, GORGO_GRID, Entry, gorgo_of
+from pointsman.bench.catalogue import CATALOGUE, GORGO_BEST, GORGO_GRID, VARIANTS, Entry, gorgo_of
 from pointsman.bench.measure import over_seeds, run, spread
 from pointsman.bench.report import Row
 from pointsman.bench.scenario import Scenario, Slice
@@ -12,7 +12,7 @@ from pointsman.bench.scenario import Scenario, Slice
 Note = Callable[[str], None]
 
 POLICIES = (*list(CATALOGUE)[:-1], GORGO_BEST, "oracle")
-"""Names that can be asked for, in the order of the tables."""
+"""Names that are run when none is asked for, in the order of the tables."""
 
 
 def best_gorgo(scenario: Scenario, note: Note) -> Entry:
@@ -29,22 +29,18 @@ def best_gorgo(scenario: Scenario, note: Note) -> Entry:
 
 def study(
     scenario: Scenario, policies: Sequence[str], seeds: Sequence[int], note: Note, *, scrape_ms: float = 200.0
-) -> list[Row]:
-    """Each policy over the seeds of one scenario, in the order given."""
-    rows = []
+) -> Iterator[Row]:
+    """Each policy over the seeds of one scenario, in the order given, as they are done."""
     for name in policies:
-        entry = best_gorgo(scenario, note) if name == GORGO_BEST else CATALOGUE[name]
+        entry = best_gorgo(scenario, note) if name == GORGO_BEST else (CATALOGUE | VARIANTS)[name]
         period_ms = entry.scrape_ms or scrape_ms
         found = spread(over_seeds(scenario.fleet, scenario.build, entry.make, seeds, scrape_ms=period_ms))
-        rows.append(
-            Row(
-                scenario=scenario.title,
-                policy=name,
-                title=entry.title,
-                scrape_ms=period_ms,
-                seeds=tuple(seeds),
-                spreads=found,
-            )
-        )
         note(f"{scenario.title}: {entry.title}: mean {found['mean_ms'].mean:,.0f} ms")
-    return rows
+        yield Row(
+            scenario=scenario.title,
+            policy=name,
+            title=entry.title,
+            scrape_ms=period_ms,
+            seeds=tuple(seeds),
+            spreads=found,
+        )
