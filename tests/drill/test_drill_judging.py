@@ -6,8 +6,8 @@ A block is a list of requests and what is to be avoided, `----`, and the verdict
       START END WHAT [REPLICA] [stream] [at GATEWAY] [first SECONDS]
 
 The fault is made at 0 s; requests that end before it are the steady state. WHAT is `ok`, `cut` (a broken answer),
-`silent` (a cut answer without an error), `late` (the client gave up) or a status. `every STEP from START until END WHAT …`
-is one request each STEP seconds, 0.05 s long.
+`silent` (a cut answer without an error), `late` (the client gave up) or a status. `every STEP from START until END
+WHAT …` is one request each STEP seconds, 0.05 s long.
 """
 
 from __future__ import annotations
