@@ -11,8 +11,8 @@ from pointsman.failover.spec import Role
 from pointsman.failover.state import AWAY, HELD, EndpointDrain, MemberState, Phase, State
 
 WARM_UP: Final = (2_500, 5_000, TOTAL_WEIGHT)
-"""Shares of its capacity that a standby gets while it warms up: caches are cold and kernels not compiled yet, and a
-quarter of the requests finds out as well as all of them whether it works."""
+"""Shares of its capacity that a standby gets while it warms up beside a tier that serves: caches are cold and kernels
+not compiled yet, and a quarter of the requests finds out as well as all of them whether it works."""
 
 
 def directives(state: State) -> Mapping[Member, Directive]:
@@ -53,10 +53,9 @@ def _directive(state: State, member: Member) -> Directive:
 
 
 def _cap(state: State, member: Member, found: MemberState) -> int:
-    """A standby carries its capacity and no more, and less of it while it is cold."""
+    """A standby carries its capacity and no more, and less of it while it warms up."""
     if state.spec.tier(member.site).role is not Role.STANDBY:
         return 0
     capacity = state.spec.capacity.get(member.site, 0)
-    cold = found.phase is Phase.STANDBY or found.phase is Phase.WARMING_UP
-    part = WARM_UP[min(found.step, len(WARM_UP) - 1)] if cold else TOTAL_WEIGHT
+    part = WARM_UP[found.step] if found.phase is Phase.WARMING_UP else TOTAL_WEIGHT
     return -(-capacity * part // TOTAL_WEIGHT)

@@ -106,9 +106,15 @@ def _nothing_serves(draft: Draft, members: list[str]) -> None:
 
 
 def _warm_up(draft: Draft, key: str, found: MemberState) -> None:
+    """Its cap grows while a lower tier still serves. Where none does it gets all at once: a cold engine is better than
+    a refusal."""
     tier = draft.spec.tier(member_of(key).site)
     if found.ready == 0 or (tier.require_ready and found.ready is None):
         draft.put(key, entered_s=draft.clock_s, step=0, why="called; no endpoint is ready yet")
+        return
+    if not lower_carries(draft, key):
+        draft.enter(key, Phase.HEALTHY, "")
+        draft.report("standby serves", "nothing else does", key)
         return
     part_s = tier.warm_up_s / len(WARM_UP)
     step = int((draft.clock_s - found.entered_s) / part_s) if part_s else len(WARM_UP)

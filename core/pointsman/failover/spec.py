@@ -42,8 +42,8 @@ class Combine(Enum):
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
     """Sites of one rank; the next tier is used when none of these serves, or to relieve them (spill).
 
-    `warm_up_s`: how long a standby's cap grows to its capacity after it is ready. `require_ready`: it counts as a
-    refuge only while it has a ready endpoint.
+    `warm_up_s`: how long a standby's cap grows to its capacity when it helps a tier that serves. `require_ready`: it
+    counts as a refuge only while it has a ready endpoint.
     """
 
     sites: tuple[str, ...]
