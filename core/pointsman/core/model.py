@@ -388,6 +388,10 @@ class Plan:
         """The gateway of that name, or None."""
         return next((g for g in self.gateways if g.name == name), None)
 
+    def pool_views(self) -> tuple[Pool, ...]:
+        """The pools, and each again as every gateway sees it; one that only a gateway lists is there, too."""
+        return (*self.pools, *(pool for gateway in self.gateways for pool in gateway.pools))
+
     def split(self, rule: str) -> Split | None:
         """The split of a rule id, or None."""
         return next((s for s in self.splits if s.rule == rule), None)

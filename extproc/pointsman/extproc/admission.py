@@ -45,12 +45,11 @@ class Admission:
 
 def admissions(plan: Plan) -> dict[str, Admission]:
     """The admissions that a Plan declares, by pool."""
-    pools = (*plan.pools, *(pool for gateway in plan.gateways for pool in gateway.pools))
     return {
         pool.name: Admission(
             objectives={objective.name: objective for objective in pool.objectives},
             shed_ms=SHED_MS if pool.shed_after_ms is None else pool.shed_after_ms,
         )
-        for pool in pools
+        for pool in plan.pool_views()
         if pool.objectives or pool.shed_after_ms is not None
     }

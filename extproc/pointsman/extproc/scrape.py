@@ -152,8 +152,9 @@ class Scraper:
 
 
 def _wanted(plan: Plan) -> dict[str, None]:
-    pools = (*plan.pools, *(pool for gateway in plan.gateways for pool in gateway.pools))
-    return {e.key: None for pool in pools if pool.app_protocol is AppProtocol.HTTP for e in pool.endpoints()}
+    return {
+        e.key: None for pool in plan.pool_views() if pool.app_protocol is AppProtocol.HTTP for e in pool.endpoints()
+    }
 
 
 class _Model(msgspec.Struct):

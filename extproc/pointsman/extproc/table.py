@@ -260,7 +260,7 @@ def _pool_rows(name: str, rows: list[int], keys: list[str], tiering: Tiering | N
 def _pools_of(plan: Plan) -> Iterator[Pool]:
     """The pools of a Plan and those that only a gateway lists, each name once."""
     seen: set[str] = set()
-    for pool in (*plan.pools, *(pool for gateway in plan.gateways for pool in gateway.pools)):
+    for pool in plan.pool_views():
         if pool.name not in seen:
             seen.add(pool.name)
             yield pool

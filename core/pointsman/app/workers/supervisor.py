@@ -149,8 +149,7 @@ class PickerWorkers:
     def publish(self, plan: Plan) -> None:
         """Give all workers this Plan; the first lets them listen."""
         self._plan = plan
-        keys = {endpoint.key for pool in plan.pools for endpoint in pool.endpoints()}
-        keys |= {e.key for gateway in plan.gateways for pool in gateway.pools for e in pool.endpoints()}
+        keys = {endpoint.key for pool in plan.pool_views() for endpoint in pool.endpoints()}
         self._signals = {key: known for key, known in self._signals.items() if key in keys}
         self._models = {key: known for key, known in self._models.items() if key in keys}
         self._tell(frames.SetPlan(plan))

@@ -65,10 +65,9 @@ class Corrected(Protocol):
 
 def sources(plan: Plan) -> Mapping[str, KvSource]:
     """The endpoints of a Plan that publish, by `ip:port`."""
-    pools = (*plan.pools, *(pool for gateway in plan.gateways for pool in gateway.pools))
     return {
         e.key: KvSource(address=e.address, port=e.kv_events_port, replay_port=e.kv_replay_port)
-        for pool in pools
+        for pool in plan.pool_views()
         for e in pool.endpoints()
         if e.kv_events_port
     }
