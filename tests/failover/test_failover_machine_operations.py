@@ -105,6 +105,13 @@ def test_another_content_is_another_operation() -> None:
     assert shell.done == ["drain", "activate"]
 
 
+def test_a_default_that_is_written_out_is_no_other_content() -> None:
+    target = {"kind": "Site", "name": "east", "pool": ""}
+    assert operation(force=False, abortIf=[], target=target).content == operation().content
+    assert operation(force=True).content != operation().content
+    assert operation(reason="another").content != operation().content
+
+
 def test_what_was_begun_before_a_crash_is_asked_for_again() -> None:
     shell, drain = Shell(), operation()
     shell.operations, _ = due(shell.operations, (drain,), TUESDAY_S)  # killed here

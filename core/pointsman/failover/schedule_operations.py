@@ -111,7 +111,7 @@ def operation_of(manifest: TrafficOperation) -> Operation:
     deadline_us = timestamp_us(spec.deadline) if spec.deadline else None
     return Operation(
         key=manifest.key,
-        content=hashlib.sha256(uid.encode() + msgspec.json.encode(spec)).hexdigest()[:12],
+        content=hashlib.sha256(uid.encode() + msgspec.json.encode(_written(spec))).hexdigest()[:12],
         action=Action(spec.action.lower()),
         site=target.name if target is not None and is_site else "",
         pool=pool if "/" in pool or not pool else f"{manifest.namespace}/{pool}",
@@ -231,6 +231,14 @@ def _order(run: str, made: Run) -> Order:
         dry_run=one.dry_run,
         undo=undo,
     )
+
+
+def _written(value: object) -> object:
+    """What the manifest says beyond the defaults: a later Pointsman with more fields sees the same operation in it."""
+    if not isinstance(value, msgspec.Struct):
+        return value
+    found = ((field.encode_name, field.default, getattr(value, field.name)) for field in msgspec.structs.fields(value))
+    return {name: _written(given) for name, default, given in found if given != default}
 
 
 def _generation(one: Operation) -> str:
