@@ -212,14 +212,19 @@ def _custom(panel: Panel) -> Json:
             "thresholdsStyle": {"mode": "line" if panel.steps else "off"},
         }
     if panel.kind == "state-timeline":
-        return {"fillOpacity": 80, "lineWidth": 0, "spanNulls": False}
+        return {"fillOpacity": 80, "lineWidth": 0}
     return {}
 
 
 def _options(panel: Panel) -> Json:
     if panel.kind == "timeseries":
         return {
-            "legend": {"calcs": ["lastNotNull", "max"], "displayMode": "table", "placement": "bottom"},
+            "legend": {
+                "calcs": ["lastNotNull", "max"],
+                "displayMode": "table",
+                "placement": "bottom",
+                "showLegend": True,
+            },
             "tooltip": {"mode": "multi", "sort": "desc"},
         }
     if panel.kind == "stat":
@@ -241,7 +246,7 @@ def _options(panel: Panel) -> Json:
     if panel.kind == "state-timeline":
         return {
             "alignValue": "left",
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+            "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True},
             "mergeValues": True,
             "rowHeight": 0.8,
             "showValue": "auto",
@@ -251,7 +256,14 @@ def _options(panel: Panel) -> Json:
         return {
             "calculate": False,
             "cellGap": 1,
-            "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64},
+            "color": {
+                "exponent": 0.5,
+                "fill": "dark-orange",
+                "mode": "scheme",
+                "reverse": False,
+                "scheme": "Oranges",
+                "steps": 64,
+            },
             "tooltip": {"mode": "single", "yHistogram": True},
             "yAxis": {"axisPlacement": "left", "unit": panel.unit},
         }
@@ -280,7 +292,7 @@ def _target(query: Query, index: int) -> Json:
 
 def _datasource_json() -> Json:
     return {
-        "current": {},
+        "current": {"text": "", "value": ""},
         "hide": 0,
         "includeAll": False,
         "label": "Prometheus",
@@ -300,7 +312,6 @@ def _variable_json(variable: Variable) -> Json:
         "allValue": ".*",
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
         "datasource": DATASOURCE,
-        "definition": query,
         "hide": 0,
         "includeAll": True,
         "label": variable.name.capitalize(),
