@@ -12,12 +12,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pointsman.app.control_plane import ControlPlane, ControlPlaneOptions
+from pointsman.app.control_plane import ControlPlane
+from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.extproc import PickRequest
 from pointsman.extproc.request import read_body
 from support.fleet import Layout, running_fleet
 from support.load import chat_body
 from support.openapi import answer_misfits, misfits
+from support.waiting import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -83,6 +85,7 @@ async def test_every_read_fits_its_description(asked: Asked, plane: ControlPlane
     gateway = plane.holder.plan.gateways[0].name
     reads = [path for path, methods in asked.document["paths"].items() if "get" in methods]
     assert len(reads) >= 18
+    await eventually(plane.status.ready, what="the control plane is ready")
     for path in reads:
         assert await asked.fits(path, real=real_path(path, asked, gateway)) == 200, path
 

@@ -208,7 +208,7 @@ DESK_SCHEMAS: Final[dict[str, Json]] = {
             "request": {"type": "object"},
             "passed_over": _OBJECTS,
             "answer": {"type": ["object", "null"], "description": "What the gateway answers by itself."},
-            "arm": {"type": ["object", "null"]},
+            "arm": {"oneOf": [_ref("Arm"), {"type": "null"}]},
             "picks": {
                 "type": "array",
                 "items": _ref("Decision"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -66,8 +67,29 @@ def explain_request(plan: Plan, picker: Picker, asked: AskBody) -> Json:
         "answer": _own_answer(route),
         "arm": _arm_json(route.rule, arm),
         "profile": route.rule.profile.value if route.rule else "",
-        "picks": _picks(route, arm, picker, request, asked.body),
+        "picks": _picks(route, arm, request, asked.body, plan=plan, picker=picker),
     }
+
+
+def with_arm(decision: Json, plan: Plan) -> Json:
+    """A decision as `Decision.explain` tells it, with the arm of its split instead of the user's name.
+
+    The bucket is known where the split is sticky by the header that the picker sees.
+    """
+    found = dict(decision)
+    user = found.pop("affinity", "")
+    rules = {
+        rule.name: rule
+        for gateway in plan.gateways
+        for listener in gateway.listeners
+        for host in listener.hosts
+        for rule in host.rules
+    }
+    rule = rules.get(found.get("route", ""))
+    arm = Arm(pool=found["pool"])
+    if rule is not None and user and rule.hash_header == AFFINITY_HEADER:
+        arm = replace(arm_of_rule(rule, RequestHead(headers=((AFFINITY_HEADER, user),))), key=None)
+    return found | {"arm": _arm_json(rule, arm)}
 
 
 def _gateway(plan: Plan, name: str) -> Gateway:
@@ -125,7 +147,11 @@ def _arm_json(rule: Rule | None, arm: Arm) -> Json | None:
         shares[one.pool] = shares.get(one.pool, 0) + one.weight
     return {
         "pool": arm.pool,
-        "decided_by": "bucket" if arm.bucket is not None else "weights" if arm.pool else "chance",
+        "decided_by": "bucket"
+        if arm.bucket is not None
+        else "chance"
+        if sum(map(bool, shares.values())) > 1
+        else "weights",
         "sticky_by": arm.sticky_by,
         "key": arm.key,
         "bucket": arm.bucket,
@@ -133,7 +159,7 @@ def _arm_json(rule: Rule | None, arm: Arm) -> Json | None:
     }
 
 
-def _picks(route: Route, arm: Arm, picker: Picker, request: RequestHead, body: str) -> list[Json]:
+def _picks(route: Route, arm: Arm, request: RequestHead, body: str, *, plan: Plan, picker: Picker) -> list[Json]:
     rule = route.rule
     if rule is None or _own_answer(route) is not None or rule.profile is PickProfile.NONE:
         return []
@@ -141,7 +167,7 @@ def _picks(route: Route, arm: Arm, picker: Picker, request: RequestHead, body: s
         return []  # without a body the picker is not asked
     pools = [arm.pool] if arm.pool else [one.pool for one in rule.arms if one.weight]
     read = read_body(body.encode()) if body and rule.profile is PickProfile.BODY else NO_BODY
-    return [
+    made = [
         picker.preview(
             PickRequest(
                 pool=pool,
@@ -150,6 +176,7 @@ def _picks(route: Route, arm: Arm, picker: Picker, request: RequestHead, body: s
                 affinity=request.header(AFFINITY_HEADER) or "",
                 objective=request.header(OBJECTIVE_HEADER) or "",
             )
-        ).explain()
+        )
         for pool in dict.fromkeys(pools)
     ]
+    return [with_arm(one.explain() | {"route": rule.name}, plan) for one in made]

@@ -149,10 +149,21 @@ STATUS_SCHEMAS: Final[dict[str, Json]] = {
             "notes": {"type": "array", "items": _ref("Note")},
             "rollouts": {"type": "array", "items": _ref("Rollout")},
             "failover": {"type": "array", "items": _ref("FailoverStatus")},
+            "operations": _OBJECTS,
             "xds": _XDS,
             "load_reports": _object(
                 {"nodes": _OBJECTS, "loads": {"type": ["array", "object"]}, "evicted_rows": _COUNT}
             ),
+        }
+    ),
+    "Arm": _object(
+        {
+            "pool": {**_TEXT, "description": "Empty where chance decides and nothing was sent."},
+            "decided_by": {"enum": ["bucket", "weights", "chance"]},
+            "sticky_by": {**_TEXT, "description": "Header or cookie of a sticky split, empty: none."},
+            "key": {"type": ["string", "null"], "description": "What was hashed; of a real request it is not told."},
+            "bucket": {"type": ["integer", "null"], "minimum": 0, "maximum": 9_999},
+            "shares": {"type": "object", "additionalProperties": _COUNT, "description": "Pool → weight in 1/10,000."},
         }
     ),
     "Endpoint": _object({"key": _TEXT, "name": _TEXT, "site": _TEXT, "pool": _TEXT, "protocol": _TEXT}),
@@ -162,6 +173,7 @@ STATUS_SCHEMAS: Final[dict[str, Json]] = {
             "request_id": _TEXT,
             "route": {**_TEXT, "description": "The rule that the gateway matched."},
             "pool": {**_TEXT, "description": "The arm of the split."},
+            "arm": {"oneOf": [_ref("Arm"), {"type": "null"}]},
             "policy": {"enum": ["joint", "round-robin", "least-outstanding", "random"]},
             "at_s": _NUMBER,
             "model": _TEXT,

@@ -58,6 +58,7 @@ class Decision:
     pick_id: str = ""
     request_id: str = ""
     route: str = ""
+    affinity: str = ""
     policy: str = ""
     at_s: float = 0.0
     model: str = ""
@@ -98,6 +99,7 @@ class Decision:
             "pick": self.pick_id,
             "request_id": self.request_id,
             "route": self.route,
+            "affinity": self.affinity,
             "pool": self.pool,
             "policy": self.policy,
             "at_s": self.at_s,

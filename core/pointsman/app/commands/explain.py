@@ -111,13 +111,14 @@ def answer_lines(answer: Json) -> Iterator[str]:
 def _arm_lines(arm: Json) -> Iterator[str]:
     shares = ", ".join(f"{pool} {percent(weight)}" for pool, weight in arm["shares"].items())
     if arm["decided_by"] == "bucket":
-        yield f"bucket  {arm['bucket']} of 10000, by {arm['sticky_by']} = {arm['key']}"
+        key = f" = {arm['key']}" if arm["key"] is not None else ""
+        yield f"bucket  {arm['bucket']} of 10000, by {arm['sticky_by']}{key}"
         yield f"arm     {arm['pool'] or 'none'}  (weights: {shares})"
     elif arm["decided_by"] == "weights":
         yield f"arm     {arm['pool']}  (weights: {shares})"
     else:
         why = f"{arm['sticky_by']} is absent" if arm["sticky_by"] else "the split is not sticky"
-        yield f"arm     chance decides, {why}: {shares}"
+        yield f"arm     {arm['pool']}{': ' if arm['pool'] else ''}chance decides, {why}: {shares}"
 
 
 def pick_lines(pick: Json) -> Iterator[str]:
@@ -126,8 +127,10 @@ def pick_lines(pick: Json) -> Iterator[str]:
     yield f"{of}: {pick['pool']}, policy {pick['policy']}, {pick['prompt_tokens']} prompt tokens" + (
         f", model {pick['model']}" if pick["model"] else ""
     )
-    if pick.get("route"):
+    if pick["request_id"] and pick["route"]:
         yield f"  rule     {pick['route']}"
+        if pick["arm"]:
+            yield from (f"  {line}" for line in _arm_lines(pick["arm"]))
     if pick["status"] != 200:
         yield f"  refused  {pick['status'] or 'the gateway goes on without a pick'} {pick['reason']}"
     if pick["no_affinity_because"]:

@@ -21,7 +21,7 @@ EXIT_CODES: Final = (
     (1, "refused or failed, nothing was changed; standard error says why and what to do"),
     (2, "the command line is wrong (for `replay`: some requests failed; for `drill`: a bar was missed)"),
     (3, "done, but not as one would wish: degraded, not everywhere yet, rolled back, or aborted"),
-    (130, "stopped by Ctrl-C"),
+    (130, "`replay` was stopped by Ctrl-C"),
 )
 """What the shell learns; docs/cli.md shows this table."""
 

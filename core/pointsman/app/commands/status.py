@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -65,7 +66,8 @@ def status(admin: Admin, *, watch: bool, every_s: float, wait: bool, timeout_s: 
       pointsman status --wait --timeout 30 -o json
     """
     if watch:
-        _watch(admin, every_s, output)
+        with contextlib.suppress(KeyboardInterrupt):  # that is how one stops looking
+            _watch(admin, every_s, output)
         return
     deadline_s = time.monotonic() + (timeout_s if wait else 0.0)
     while True:

@@ -26,7 +26,7 @@ export async function explain(place, id) {
     show(place, element("p", { class: "error" }, "This decision is not remembered: only the last hundreds are."));
     return;
   }
-  const facts = [["Request", found.request_id], ["Model", found.model], ["Pool", found.pool], ["Policy", found.policy],
+  const facts = [["Request", found.request_id], ["Model", found.model], ["Rule", found.route], ["Pool", found.pool], ["Bucket", bucket(found.arm)], ["Policy", found.policy],
     ["Prompt", `${found.prompt_tokens} tokens`], ["Order", found.endpoints.join(", ")], ["No affinity because", found.no_affinity_because], ["Reason", found.reason]];
   const list = element("dl", {}, ...facts.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]));
   const rows = found.candidates.map((one) => element("tr", {}, element("th", { scope: "row" }, one.endpoint), element("td", { class: "number" }, round(one.score_ms, 1)),
@@ -37,3 +37,5 @@ export async function explain(place, id) {
       element("thead", {}, element("tr", {}, ...["Endpoint", "Cost (ms)", "Cached tokens", "Terms (ms)"].map((text) => element("th", { scope: "col" }, text)))),
       element("tbody", {}, ...rows, ...filtered))));
 }
+
+const bucket = (arm) => (arm && arm.bucket !== null ? `${arm.bucket} of 10000, by ${arm.sticky_by}` : "");
