@@ -11,8 +11,10 @@ import msgspec
 import pytest
 
 from pointsman.core.config.failover_kinds import FailoverPolicySpec
+from pointsman.core.config.kinds import struct_of
 from pointsman.core.config.operation_kinds import TrafficOperationSpec
-from pointsman.core.config.schema import Fields
+from pointsman.core.config.schema import Fields, read
+from pointsman.core.config.source import read_text
 from pointsman.core.model import HealthPolicy, RetryPolicy
 from pointsman.xds.generate.options import BuildOptions
 
@@ -97,3 +99,12 @@ def as_text(value: Any) -> str:
 def test_without_a_policy_gateways_have_the_same_defaults() -> None:
     assert BuildOptions().health() == HealthPolicy()
     assert BuildOptions().retry() == RetryPolicy()
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL))
+def test_the_examples_are_valid(text: str) -> None:
+    (document,) = read_text("example.yaml", text).documents
+    struct = struct_of(document)
+    assert isinstance(struct, type)
+    _, problems = read(document, struct)
+    assert problems == []

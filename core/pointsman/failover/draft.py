@@ -161,12 +161,24 @@ class Draft:
             records=tuple(self.records),
             seconds=self.seconds,
         )
-        changed = _in_force(state) != _in_force(self.before)
+        changed = _differs(state, self.before)
         changed = changed or drained_endpoints(state) != drained_endpoints(self.before)
         if not changed and not any(record.change > state.change for record in self.open):
             return state, tuple(self.effects)
         state = msgspec.structs.replace(state, change=self.change)
         return state, (Directed(change=self.change), *self.effects)
+
+
+def _differs(state: State, before: State) -> bool:
+    """Whether other directives are in force. Most steps decide nothing, and are told by what directives come from."""
+    if state.spec is before.spec and _causes(state) == _causes(before):
+        return False
+    return _in_force(state) != _in_force(before)
+
+
+def _causes(state: State) -> tuple[object, ...]:
+    shares = {pool: (spill.share, spill.tier) for pool, spill in state.spill.items()}
+    return shares, {key: (found.phase, found.step) for key, found in state.members.items()}
 
 
 def _in_force(state: State) -> dict[Member, Directive]:
