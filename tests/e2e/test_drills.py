@@ -20,7 +20,7 @@ MET_OR_LATE = {0, 2}
 async def drill(folder: Path, *words: str) -> dict[str, object]:
     """The one run of `pointsman drill run …`, which must not have been aborted."""
     process = await asyncio.create_subprocess_exec(
-        POINTSMAN, "drill", "run", *words, "--report", folder, "-o", "json",
+        POINTSMAN, "drill", "run", *words, "--load", "40", "--report", folder, "-o", "json",
         stdout=asyncio.subprocess.PIPE, stderr=sys.stderr,
     )  # fmt: skip
     said, _ = await process.communicate()

@@ -58,7 +58,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Outcome(Enum):
-    """How a request ended. `TRUNCATED`: the answer had begun and broke off; `REJECTED`: 429, there was no room."""
+    """How a request ended. `TRUNCATED`: the answer had begun and broke off, or went silent after its first content;
+    `REJECTED`: 429, there was no room."""
 
     OK = "ok"
     FAILED = "failed"
@@ -72,7 +73,7 @@ def outcome(seen: Seen) -> Outcome:
         return Outcome.REJECTED
     if seen.status == 200 and seen.complete:
         return Outcome.OK
-    if seen.status == 200 and not seen.late:
+    if seen.status == 200 and (seen.first_s or not seen.late):
         return Outcome.TRUNCATED
     return Outcome.FAILED
 
@@ -132,7 +133,7 @@ def count(requests: Iterable[Seen], base: Baseline) -> Counts:
         by[what] += 1
         slow += base.slow(seen)
         failed_streamed += what is Outcome.FAILED and seen.stream
-        silent += what is Outcome.TRUNCATED and not seen.error
+        silent += what is Outcome.TRUNCATED and not seen.error and not seen.late
         if what is not Outcome.OK:
             reasons[seen.error or (f"status {seen.status}" if seen.status != 200 else "ended without [DONE]")] += 1
     return Counts(

@@ -16,7 +16,7 @@ from pointsman.app.drill.kinds import KINDS
 from pointsman.app.drill.manifests import MODEL, SITES
 from pointsman.app.drill.real import ASKABLE, RealSite, asked_drill
 from pointsman.app.drill.run import Limits
-from pointsman.app.drill.session import ReportFolder, Series, as_json, drills, rows
+from pointsman.app.drill.session import LOAD_PER_S, ReportFolder, Series, as_json, drills, rows
 from pointsman.app.logs import configure_logs
 from pointsman.app.up import until_stopped
 from pointsman.core.errors import PointsmanError
@@ -32,6 +32,15 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of `run` and `all`."""
     found: Callable[..., Any] = output_option(command)
     found = click.option("--report", type=FOLDER, help="Keep the figures and a picture of each run here.")(found)
+    found = click.option(
+        "--load",
+        "load_per_s",
+        type=click.FloatRange(min=5, max=1_000),
+        default=LOAD_PER_S,
+        show_default=True,
+        metavar="REQUESTS/S",
+        help="At the gateway of the site that fails; half of it at the other one. The bars are for 100 and more.",
+    )(found)
     found = click.option("--tls", is_flag=True, help="Mutual TLS between gateways and control planes.")(found)
     found = click.option(
         "--max-duration",
@@ -110,6 +119,7 @@ def run(
     output: str,
     report: Path | None,
     tls: bool,
+    load_per_s: float,
     failed: int | None,
     longest_s: float | None,
 ) -> None:
@@ -129,7 +139,11 @@ def run(
             raise click.UsageError("--reason and --gateway belong to --real")
         if site not in SITES:
             raise click.BadParameter(f"the set-up has the sites {' and '.join(SITES)}", param_hint="--site")
-        _run_series(Series(kinds=[KINDS[kind]], site=site, runs=runs, tls=tls, limits=limits), report, output)
+        _run_series(
+            Series(kinds=[KINDS[kind]], site=site, runs=runs, tls=tls, limits=limits, load_per_s=load_per_s),
+            report,
+            output,
+        )
         return
     if kind not in ASKABLE:
         raise click.UsageError(f"a real site is asked for {' or '.join(ASKABLE)} only: {kind} would harm its users")
@@ -162,6 +176,7 @@ def all_(
     output: str,
     report: Path | None,
     tls: bool,
+    load_per_s: float,
     failed: int | None,
     longest_s: float | None,
 ) -> None:
@@ -174,7 +189,9 @@ def all_(
     """
     kinds = [kind for name, kind in KINDS.items() if not only or name in only]
     limits = Limits(failed=failed, longest_s=longest_s)
-    _run_series(Series(kinds=kinds, site=site, runs=runs, tls=tls, limits=limits), report, output)
+    _run_series(
+        Series(kinds=kinds, site=site, runs=runs, tls=tls, limits=limits, load_per_s=load_per_s), report, output
+    )
 
 
 @drill.command()

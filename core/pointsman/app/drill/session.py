@@ -19,8 +19,8 @@ from pointsman.failover.report import Row, Run, markdown, misses, run_text, tabl
 
 LOAD_PER_S: Final = 100.0
 """At the gateway of the site that fails: what the times of the bars are asked for at."""
-OTHER_PER_S: Final = 50.0
-"""At the other gateway. Where its clients are the ones that are judged the two are exchanged."""
+OTHER_SHARE: Final = 0.5
+"""Of that, at the other gateway. Where its clients are the ones that are judged the two are exchanged."""
 
 
 class ReportError(PointsmanError):
@@ -36,6 +36,7 @@ class Series:
     runs: int = 1
     tls: bool = False
     limits: Limits
+    load_per_s: float = LOAD_PER_S
 
 
 async def drills(series: Series) -> AsyncIterator[tuple[Run, str]]:
@@ -50,8 +51,9 @@ async def drills(series: Series) -> AsyncIterator[tuple[Run, str]]:
                 wanted = [kind for kind in series.kinds if kind.others_only is others_only]
                 if not wanted:
                     continue
-                rates = (OTHER_PER_S, LOAD_PER_S) if others_only else (LOAD_PER_S, OTHER_PER_S)
-                per_s = {series.site: rates[0], fleet.other(series.site): rates[1]}
+                much, less = series.load_per_s, series.load_per_s * OTHER_SHARE
+                other = fleet.other(series.site)
+                per_s = {series.site: less, other: much} if others_only else {series.site: much, other: less}
                 async with clients(fleet.gateways, per_s) as watch:
                     drill = Drill(fleet, watch, series.limits)
                     for kind in wanted:
