@@ -8,7 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from pointsman.app.control_plane import ControlPlane, ControlPlaneOptions
+from pointsman.app.control_plane import ControlPlane
+from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.core.model import Plan, Site
 from pointsman.core.snapshot import PlanHolder
 from support.waiting import eventually

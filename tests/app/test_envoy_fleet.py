@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pointsman.app import up
-from pointsman.app.control_plane import ControlPlaneOptions
+from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.envoy import EnvoyError
 from pointsman.app.up import EnvoyFleet, UpOptions
 from pointsman.core.model import Gateway, Listener, Plan

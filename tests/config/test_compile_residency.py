@@ -126,6 +126,7 @@ def test_no_bound_request_can_reach_a_site_outside(
 def test_bad_annotations_are_named(annotations: str, what: str) -> None:
     text = (
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n"
-        f"metadata: {{name: r, annotations: {{{annotations}}}}}\nspec: {{parentRefs: [{{name: main}}], rules: [{{backendRefs: []}}]}}\n"
+        f"metadata: {{name: r, annotations: {{{annotations}}}}}\n"
+        "spec: {parentRefs: [{name: main}], rules: [{backendRefs: []}]}\n"
     )
     assert any(what in str(problem) for problem in problems(text))

@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from pointsman.app.control_plane import ControlPlane, ControlPlaneOptions
+from pointsman.app.control_plane import ControlPlane
+from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.envoy import start_envoy
 from pointsman.core.model import Locality
 from pointsman.extproc.feedback import Feedback

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pointsman.app.cli import main
-from pointsman.app.control_plane import ControlPlane, ControlPlaneOptions
+from pointsman.app.control_plane import ControlPlane
+from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.envoy import EnvoyError, validate_bootstrap
 from pointsman.app.tls import TlsFiles
 from pointsman.app.trial_certificates import SERVER_NAME, TrialCa

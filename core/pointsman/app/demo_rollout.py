@@ -19,7 +19,7 @@ from typing import Any, Final
 import aiohttp
 import yaml
 
-from pointsman.app.control_plane import ControlPlaneOptions
+from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.up import UpOptions, running
 from pointsman.core.errors import PointsmanError
 

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from pointsman.app.control_plane import ControlPlane, ControlPlaneOptions
+from pointsman.app.control_plane import ControlPlane
+from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.envoy import Envoy, EnvoyError, find_envoy, start_envoy
 from pointsman.app.ports import Wanted, check_free
 from pointsman.app.simulate import Simulator, SimulatorError, start_simulator, wanted_ports

@@ -11,7 +11,7 @@ from prometheus_client import disable_created_metrics
 
 from pointsman.app.banner import banner
 from pointsman.app.commands.shared import host_port, refuse
-from pointsman.app.control_plane import ControlPlaneOptions
+from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.logs import configure_logs
 from pointsman.app.stream_age import STREAM_AGE_S
 from pointsman.app.tls import TlsFiles
