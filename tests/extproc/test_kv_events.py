@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
@@ -354,3 +355,42 @@ def test_the_index_says_of_token_ids_what_the_engine_holds(
             whole = max(size, 64)  # a pick counts whole blocks of the engine
             assert found * 64 // whole == engine.cached(tokens) // whole
     assert len(ours) == len(engine.held)
+
+
+def test_events_halve_the_error_about_text_when_others_use_the_engine_too() -> None:
+    """Half of the traffic comes by another gateway and evicts what we believe cached; events tell how much it was.
+
+    Prompts are text to the index (its hashes know nothing of the engine's), conversations grow, answers stay in the
+    engine's cache and are no prefix of ours.
+    """
+    chance = random.Random(3)
+
+    def words(least: int, most: int) -> list[int]:
+        return [chance.randrange(1 << 31) for _ in range(chance.randrange(least, most))]
+
+    def told() -> tuple[Engines, PrefixIndex]:
+        table, index = EndpointTable(), PrefixIndex()
+        table.sync(make_plan({"near": [KEY]}), 0.0)
+        index.set_capacity(0, 1_000 * 16)
+        return Engines(table, index, ManualClock()), index
+
+    engine, ours = Engine(16, 1_000), mirror("m")
+    (engines, hearing), (_, deaf) = told(), told()
+    conversations = [words(100, 900) for _ in range(30)]
+    wrong_tokens = {"hearing": 0, "deaf": 0}
+    for _ in range(400):
+        if chance.random() < 0.5:
+            engines.kv_events(KEY, ours.take(batch(*engine.run(words(100, 900)))))
+            continue
+        number = chance.randrange(len(conversations))
+        prompt = conversations[number]
+        hashes = block_hashes(render_ids(prompt), chain_seed("m", "text"))
+        for name, index in (("hearing", hearing), ("deaf", deaf)):
+            found = int(index.match(hashes, np.array([0]))[0]) * 64
+            wrong_tokens[name] += abs(found - engine.cached(prompt))
+            index.insert(0, hashes)
+        answer = words(20, 200)
+        engines.kv_events(KEY, ours.take(batch(*engine.run(prompt + answer))))
+        conversations[number] = prompt + words(20, 80) if len(prompt) < 3_000 else words(100, 900)
+    assert engines.token_prompts is False
+    assert wrong_tokens["hearing"] < wrong_tokens["deaf"] / 2, wrong_tokens
