@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import json
+import os
 import shutil
+import signal
+import struct
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +19,13 @@ import yaml
 from click.testing import CliRunner
 
 from pointsman.app.cli import main
+from pointsman.core.buckets import bucket
 from support.fast import ask_all, serve_names, users
-from support.fleet import MODEL, Fleet, Layout, running_fleet
+from support.fleet import MODEL, POINTSMAN, Fleet, Layout, running_fleet
 from support.load import chat_body
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 async def pointsman(fleet: Fleet, *words: str, code: int = 0, stdin: str = "") -> str:
@@ -34,11 +41,13 @@ async def as_json(fleet: Fleet, *words: str, code: int = 0, stdin: str = "") -> 
 
 
 async def test_status_explain_and_xds(tmp_path: Path) -> None:
-    layout = Layout(stable={"us-east": 2, "eu-west": 1}, canary_weight=20, stable_weight=80)
+    sticky = {"pointsman.dev/sticky-header": "x-user-id", "pointsman.dev/sticky-salt": "s1"}
+    layout = Layout(stable={"us-east": 2, "eu-west": 1}, canary_weight=20, stable_weight=80, annotations=sticky)
     async with running_fleet(tmp_path, layout) as fleet:
         await pointsman(fleet, "status", "--wait", "--timeout", "30", "--every", "0.2")
         body = chat_body("What is a pointsman?")
-        async with fleet.session.post(f"{fleet.url}/v1/chat/completions", json=body) as response:
+        user = {"x-user-id": "alice"}
+        async with fleet.session.post(f"{fleet.url}/v1/chat/completions", json=body, headers=user) as response:
             assert response.status == 200
             request_id = response.headers["x-request-id"]
 
@@ -49,7 +58,7 @@ async def test_status_explain_and_xds(tmp_path: Path) -> None:
         shown = await pointsman(fleet, "status")
         assert "Fleet healthy  4 of 4 endpoints ready" in shown
         assert "Gateway default/main at us-east: 1 connected" in shown
-        for name in ("Site us-east", "├─ default/canary", "└─ stable-eu-west-0", "20 % of default/chat/1", "100.0 %"):
+        for name in ("Site us-east", "├─ default/canary", "└─ stable-eu-west-0", "20 % of default/chat/1"):
             assert name in shown, shown
         assert "\x1b[" not in shown, "no colours in a pipe"
         assert yaml.safe_load(await pointsman(fleet, "status", "-o", "yaml"))["health"] == "healthy"
@@ -57,7 +66,12 @@ async def test_status_explain_and_xds(tmp_path: Path) -> None:
         found = await as_json(fleet, "explain", request_id)
         assert found["route"].startswith("HTTPRoute/default/chat/1")
         assert found["endpoints"][0] == found["candidates"][0]["endpoint"]
+        place = bucket("alice", "s1")
+        assert found["arm"]["bucket"] == place
+        assert found["arm"]["pool"] == found["pool"] == f"default/{'canary' if place < 2_000 else 'stable'}"
+        assert "alice" not in json.dumps(found), "who it was is not told"
         told = await pointsman(fleet, "explain", request_id)
+        assert f"bucket  {place} of 10000, by header x-user-id" in told
         assert f"request {request_id}: {found['pool']}, policy joint" in told
         assert "network" in told
         assert "not remembered" in await pointsman(fleet, "explain", "no-such-request", code=1)
@@ -76,7 +90,7 @@ async def test_status_explain_and_xds(tmp_path: Path) -> None:
             fleet, "explain", "--path", "/v1/chat/completions", "--body", "-", stdin=json.dumps(body)
         )
         assert "passed  HTTPRoute/default/chat/0/0: the header x-model-variant is absent" in text
-        assert "chance decides, the split is not sticky: default/canary 20 %, default/stable 80 %" in text
+        assert "chance decides, header x-user-id is absent: default/canary 20 %, default/stable 80 %" in text
         assert (await fleet.get(f"{fleet.admin}/api/v1/picks"))["picks"][0]["pick"] == picks[0]["pick"], (
             "nothing counted"
         )
@@ -89,6 +103,10 @@ async def test_status_explain_and_xds(tmp_path: Path) -> None:
         assert "default/stable" in await pointsman(fleet, "xds", "dump")
         assert "there is no gateway default/other" in await pointsman(fleet, "xds", "dump", "other", code=1)
 
+        shown = await on_a_terminal(fleet, ["status", "--watch"])
+        assert "Fleet" in shown and "\x1b[32mhealthy" in shown, shown
+        assert "\x1b[3" not in await on_a_terminal(fleet, ["status", "--watch"], NO_COLOR="1")
+
         await fleet.set_faults("stable-eu-west-0", {"refuse": True})
 
         async def noticed() -> bool:
@@ -99,6 +117,37 @@ async def test_status_explain_and_xds(tmp_path: Path) -> None:
         shown = await pointsman(fleet, "status", code=3)
         assert "Fleet degraded  3 of 4 endpoints ready" in shown
         assert "stable-eu-west-0 (" in shown
+
+
+async def on_a_terminal(fleet: Fleet, words: list[str], **environment: str) -> str:
+    """What a command writes to a terminal until it shows the last endpoint; Ctrl-C then ends it with 0."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+    kept = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
+    process = await asyncio.create_subprocess_exec(
+        str(POINTSMAN), *words, "--admin", fleet.admin,
+        stdin=its, stdout=its, stderr=its, env={**kept, "TERM": "xterm-256color", **environment},
+    )  # fmt: skip
+    os.close(its)
+    os.set_blocking(ours, False)
+    seen = b""
+
+    def shown() -> bool:
+        nonlocal seen
+        with contextlib.suppress(BlockingIOError):
+            seen += os.read(ours, 1 << 16)
+        return b"stable-us-east-1" in seen
+
+    try:
+        await eventually(shown, timeout_s=40, what="the terminal shows the fleet")
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(ours)
+    return seen.decode()
 
 
 async def arms(fleet: Fleet, headers: list[str]) -> list[str]:
