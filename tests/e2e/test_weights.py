@@ -18,7 +18,7 @@ from pointsman.core.audit import verify_file
 from pointsman.core.buckets import arm_of, bucket
 from pointsman.sim.v1.generate_pb2 import ChatRequest, GenerateResponse
 from support.fast import ask_all, counted, serve_names, users
-from support.fleet import MODEL, POINTSMAN, Fleet, Layout, running_fleet
+from support.fleet import MODEL, POINTSMAN, Fleet, Layout, backend, running_fleet
 from support.load import Load, chat_body
 from support.waiting import eventually
 
@@ -38,10 +38,10 @@ async def pointsman(fleet: Fleet, *words: str, code: int = 0) -> str:
     return (said if code == 1 else output).decode()
 
 
-async def set_weights(fleet: Fleet, canary: int, stable: int, **more: Any) -> dict[str, Any]:
+async def set_weights(fleet: Fleet, canary: int, stable: int, *, rule: str = "chat/1", **more: Any) -> dict[str, Any]:
     """Set the split of the route and wait for Envoy."""
     body = {"weights": {"canary": canary, "stable": stable}, "wait": True, **more}
-    async with fleet.session.put(f"{fleet.admin}/api/v1/weights/chat/1", json=body) as response:
+    async with fleet.session.put(f"{fleet.admin}/api/v1/weights/{rule}", json=body) as response:
         answer: dict[str, Any] = await response.json()
         assert response.status == 200, answer
     assert [acks["done"] for acks in answer["acks"]] == [True], answer
@@ -102,27 +102,37 @@ async def test_users_stay_and_only_move_towards_the_canary(tmp_path: Path) -> No
         assert set(await ask(fleet, users(500))) == {"stable"}, "an abort takes everybody back"
 
 
-async def test_header_requests_are_right_while_weights_change(fast: Fleet) -> None:
-    """10,000 with the header and 10,000 without, during weight changes: no leak in either direction."""
-    stop = asyncio.Event()
-    changes = 0
+async def test_header_requests_are_right_while_weights_change(tmp_path: Path) -> None:
+    """2,500 for each of two variants, 5,000 that name none, and every change moves half of the split.
 
-    async def churn() -> None:
-        nonlocal changes
-        while not stop.is_set():
-            changes += 1
-            # At 0 % and at 100 % of the other arm the wrong rule could not hide behind the split.
-            await set_weights(fast, 0, 100 + changes)
+    `bench/rollout/weight_churn.py` asks 20,000."""
+    named = [{"headers": [{"name": "x-model-variant", "value": "stable"}]}]
+    other = {"matches": named, "backendRefs": [backend("stable")]}
+    async with running_fleet(tmp_path, Layout(rules=[other]), serve=serve_names) as fleet:
+        stop = asyncio.Event()
+        changes = 0
 
-    await set_weights(fast, 0, 1)
-    churning = asyncio.create_task(churn())
-    headers = ["x-model-variant: canary", "", "x-model-variant: Canary", "x-model-variant: canary2"] * 5_000
-    answers = await ask(fast, headers)
-    stop.set()
-    await churning
+        async def churn() -> None:
+            nonlocal changes
+            while not stop.is_set():
+                changes += 1
+                answer = await set_weights(fleet, 25 + changes % 2 * 50, 75 - changes % 2 * 50, rule="chat/2")
+                assert answer["changed"]
+                await asyncio.sleep(0.05)  # twenty changes a second: the machine has requests to answer, too
+
+        await set_weights(fleet, 25, 75, rule="chat/2")
+        churning = asyncio.create_task(churn())
+        kinds = ["x-model-variant: canary", "x-model-variant: stable", "", "x-model-variant: Canary"]
+        asked = kinds * 2_500
+        answers = await ask(fleet, asked)
+        stop.set()
+        await churning
     assert changes > 1
-    assert counted(answers[0::4]) == {"canary": 5_000}
-    assert counted(answers[1::4]) == counted(answers[2::4]) == counted(answers[3::4]) == {"stable": 5_000}
+    pairs = list(zip(asked, answers, strict=True))
+    assert counted(arm for kind, arm in pairs if kind == kinds[0]) == {"canary": 2_500}
+    assert counted(arm for kind, arm in pairs if kind == kinds[1]) == {"stable": 2_500}
+    neither = counted(arm for kind, arm in pairs if kind in kinds[2:])
+    assert set(neither) == {"canary", "stable"}, neither
 
 
 async def test_weights_change_under_load_without_a_lost_request_or_a_broken_stream(tmp_path: Path) -> None:
