@@ -55,12 +55,12 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, ids: list[in
 
 
 def cached_here(picker: Picker, model: str, ids: list[int]) -> int:
-    """Tokens that a pick would count as cached, in whole blocks of the engine; the last token is always computed."""
+    """Tokens that a pick would count as cached, in whole blocks of the engine, without that of the last token."""
     row = picker.table.row(picker.table.keys()[0])
     assert row is not None
     (found,) = picker.index.match(block_hashes(render_ids(ids), chain_seed(model, "")), np.array([row]))
     block = max(BLOCK_TOKENS, int(np.nan_to_num(picker.table.block_tokens[row])))
-    return min(int(found) * BLOCK_TOKENS // block * block, len(ids) - 1)
+    return min(int(found) * BLOCK_TOKENS, len(ids) - 1) // block * block
 
 
 async def wait_for(condition: Any) -> None:

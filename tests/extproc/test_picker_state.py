@@ -207,6 +207,17 @@ def test_capacity_bounds_the_index_and_large_blocks_round_down() -> None:
     assert cached.max() == 128
 
 
+def test_a_prompt_that_is_cached_whole_computes_its_last_block_again() -> None:
+    picker = picker_of()
+    for key in (*NEAR, *FAR):
+        picker.signals(key, EngineMetrics(waiting=0.0, block_tokens=128, capacity_tokens=128_000))
+    body = read_body(json.dumps({"model": "m", "prompt": "word" * 256}).encode())
+    for _ in range(2):
+        cached = picker.pick(PickRequest(pool=POOL, body=body)).cached_tokens
+    assert cached is not None
+    assert cached.max() == 128
+
+
 def test_host_tier_counts_as_room_for_prefixes() -> None:
     picker = picker_of()
     for key in (*NEAR, *FAR):

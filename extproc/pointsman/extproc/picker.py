@@ -227,13 +227,13 @@ class Picker:
         return pick_id
 
     def _cached_tokens(self, rows: Chosen, matched: npt.NDArray[np.int64], tokens: int) -> Floats:
-        """Tokens that each engine holds, in its own whole blocks; the last token is always computed."""
-        cached = matched * float(BLOCK_TOKENS)
+        """Tokens that each engine holds, in its own whole blocks; the block of the last token is always computed."""
+        cached = np.minimum(matched * float(BLOCK_TOKENS), max(0, tokens - 1))
         block = self.table.block_tokens[rows]
         coarse = block > BLOCK_TOKENS
         if coarse.any():
             cached[coarse] = np.floor(cached[coarse] / block[coarse]) * block[coarse]
-        return np.minimum(cached, max(0, tokens - 1))
+        return cached
 
     def _retry_after_s(self, admission: Admission, request: PickRequest, load: Load, terms: Terms) -> int:
         expected_ms = (
