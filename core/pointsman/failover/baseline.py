@@ -2,7 +2,7 @@
 
 The picker's expectation has the tokens, the queue and the network in it, but its rates are of some GPU and its queues
 are guesses. So the usual time is `intercept + slope * expected`, fitted to medians (a resistant line through the outer
-thirds), which a third of wild samples does not move. It is slow: a sample is taken in only after a while without
+thirds), which a few wild samples do not move. It is slow: a sample is taken in only after a while without
 suspicion, so a fault does not become the baseline, and without samples it stays what it was.
 """
 

@@ -49,10 +49,11 @@ def evidence(total: int, bad: int, usual: float) -> float:
 def site_wide(test: Test, counts: Sequence[tuple[int, int]], endpoints: int) -> bool:
     """Whether counts (all, bad) of a site's endpoints, which are bad together, are so at most of the endpoints.
 
-    More than half of them must have been asked (of many, `MANY`). The worst half of those, rounded down, is left out,
-    and the rest must be bad, too, for which half of the odds suffice, and of a `FEW` requests all.
+    More than half of them must have been asked (of many, `MANY`). The worst half of those, rounded down, is left out
+    (of equals those with fewer requests), and the rest must be bad, too: half of the odds suffice, of a `FEW` requests
+    all.
     """
-    asked = sorted((count for count in counts if count[0]), key=lambda count: test.usual * count[0] - count[1])
+    asked = sorted((count for count in counts if count[0]), key=lambda count: (-count[1] / count[0], count[0]))
     if len(asked) < min(endpoints // 2 + 1, MANY):
         return False
     rest = asked[len(asked) // 2 :]

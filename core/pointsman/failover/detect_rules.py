@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pointsman.failover.detect_odds import Test, site_wide
@@ -41,6 +41,9 @@ one or one of a quiet site."""
 
 EJECT_WINDOWS: Final = (20, 40, 60)
 """An endpoint alone is slow only for two seconds or longer: garbage collection takes one."""
+
+QUIET_REQUESTS: Final = 100
+"""Fewer requests in the short windows than this do not show 30 % of failures for sure, so the long ones are asked."""
 
 FRESH_S: Final = 5.0
 FRESH_GAPS: Final = 3.0
@@ -96,8 +99,8 @@ def judge_errors(member: MemberState, now_s: float) -> Finding | None:
     few = Test(share=max(0.5, trigger.threshold), usual=trigger.threshold / 2, nats=ERROR_NATS)
     look = Look(ring=_errors, lengths=ERROR_WINDOWS, test=lambda total: test if total >= trigger.min_requests else few)
     found = _worst(member, now_s, look)
-    if found is None and _is_quiet(member.rings.errors, trigger.min_requests):
-        found = _lasting(member, now_s, Look(ring=_errors_long, lengths=LONG_WINDOWS, test=lambda _: few), member.bad_s)
+    if found is None and _is_quiet(member.rings.errors, QUIET_REQUESTS):
+        found = _lasting(member, now_s, replace(look, ring=_errors_long, lengths=LONG_WINDOWS), member.bad_s)
     if found is None:
         return None
     return Finding(

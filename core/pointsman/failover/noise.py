@@ -41,6 +41,8 @@ STREAMED: Final = 0.8
 ANYWHERE: Final = 0.2
 SCRAPE_S: Final = 0.2
 RETRY_MS: Final = 25.0
+CALM_PER_S: Final = 5.0
+MAX_SILENT: Final = 32  # of each endpoint, as the picker lists them
 PENALTY_MS: Final = 2_000.0
 PENALTY_HALF_LIFE_S: Final = 2.0
 """What a failure costs an endpoint at the picker."""
@@ -133,10 +135,12 @@ class Site:
         """Who has been reported to be without a first byte."""
         self._pending = [one for one in self._pending if one.until_s > now_s]
         found: list[Waiting] = []
+        listed: dict[str, int] = {}
         for one in self._pending:
             age_s = now_s - one.opened_s
             silent_s = math.floor(age_s - 0.07)
-            if silent_s >= 1:
+            if silent_s >= 1 and listed.setdefault(one.endpoint, 0) < MAX_SILENT:
+                listed[one.endpoint] += 1
                 found.append(
                     Waiting(
                         endpoint=one.endpoint,
@@ -273,13 +277,13 @@ def rehearse(
     until_first: bool = False,
     quiet_s: float = 0.0,
 ) -> Verdict:
-    """Two sites, the first in `climate`, the second in its weather at second 0. Decides at 10 Hz.
+    """Two sites, the first in `climate`, the second in calm weather with `CALM_PER_S` at most. Decides at 10 Hz.
 
     Trips before `quiet_s` end the rehearsal as others do, with their time. `until_first`: stop at the first finding.
     """
     detector = detector or Detector()
     calm = climate(0.0)
-    usual = Weather(per_s=calm.per_s, tokens=calm.tokens)
+    usual = Weather(per_s=min(calm.per_s, CALM_PER_S), tokens=calm.tokens)
     sites = (
         Site(Member(pool="default/llama", site="a"), climate, endpoints=endpoints, seed=seed),
         Site(Member(pool="default/llama", site="b"), lambda _: usual, endpoints=endpoints, seed=seed + 1_000_003),
