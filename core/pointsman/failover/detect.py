@@ -2,8 +2,9 @@
 
 Pure: the caller has the clock and calls `observe` about ten times a second. What is judged by what:
 
-- error rate: attempts that failed, at the endpoint where they did, over several windows up to the policy's (up to
-  two minutes where there are few requests), against chance. Not by refusals for load or clients that left, nor by few requests unless they nearly all fail.
+- error rate: attempts that failed, at the endpoint where they did, over several windows up to the policy's (up to two
+  minutes where requests are few), against chance. Not by refusals for load or clients that left, nor by a handful of
+  requests unless they nearly all fail.
 - latency: first bytes of streamed answers against what the picker expected and what is usual at this member; requests
   that still wait count as soon as they are late. Not by plain completions, whose first byte is their end, nor before
   there is a baseline, nor where the engines have queues: such a site is full, not slow.
