@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from pointsman.app.admin_host import host_name, loopback_host
 from pointsman.app.manifest_copy import CopyError, copy_manifests, to_remove
-from pointsman.app.traffic import MOST_KEYS, SLOT_S, SLOTS, Traffic
+from pointsman.app.traffic import MOST_KEYS, MOST_SERIES, SLOT_S, SLOTS, Traffic
 from pointsman.app.tree import SILENT_S, fleet_tree
 from pointsman.core.clock import ManualClock
 from pointsman.core.model import Endpoint, Plan, Pool, SiteGroup
@@ -110,6 +110,24 @@ def test_traffic_is_bounded_whatever_gateways_say() -> None:
         traffic.feedback(entry(f"10.{number >> 8}.{number & 255}.1:1"))
     assert len(traffic.recent()) <= MOST_KEYS + 1
     assert traffic.status()["pools"]["other"][-1] == MOST_KEYS + 500
+
+
+def test_the_largest_series_are_told_and_the_rest_as_one() -> None:
+    endpoints = tuple(
+        Endpoint(name=f"e{number}", address=f"10.0.1.{number}", port=80, site="near") for number in range(1, 101)
+    )
+    pool = Pool(name="default/llama", groups=(SiteGroup(site="near", priority=0, weight=1, endpoints=endpoints),))
+    found = Plan(pools=(pool,))
+    traffic = Traffic(ManualClock(), lambda: found)
+    for number in range(1, 101):
+        for _ in range(number):
+            traffic.feedback(entry(f"10.0.1.{number}:80"))
+    series = traffic.status()["endpoints"]
+    assert len(series) == MOST_SERIES
+    assert {name for name in series if name != "other"} == {
+        f"default/llama e{n}" for n in range(101 - MOST_SERIES + 1, 101)
+    }
+    assert sum(counts[-1] for counts in series.values()) == sum(range(1, 101))
 
 
 def status_of(*endpoints: dict[str, Any], **more: Any) -> dict[str, Any]:

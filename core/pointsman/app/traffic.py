@@ -25,6 +25,11 @@ RECENT_SLOTS: Final = 3
 MOST_KEYS: Final = 4_096
 """Different (pool, endpoint) pairs counted in one slot. Names come from gateways; past this they are one."""
 
+MOST_SERIES: Final = 24
+"""Series of one kind in an answer: more than a picture has colours for; the smaller ones are summed as `other`."""
+
+OTHER: Final = "other"
+
 NOWHERE: Final = ("", "")
 
 Key = tuple[str, str]
@@ -72,7 +77,8 @@ class Traffic:
     def status(self) -> Json:
         """Counts for each slot of the last minutes, oldest first; the last one still fills.
 
-        `pools`, `sites` and `endpoints`: name → counts by slot; what the Plan does not know is summed as `other`.
+        `pools`, `sites` and `endpoints`: name → counts by slot; what the Plan does not know, and all but the
+        largest `MOST_SERIES`, is summed as `other`.
         `requests` and `failed` are those of all. `ends_at` is the end of the last slot, in seconds since the epoch.
         """
         last = self._number()
@@ -93,10 +99,10 @@ class Traffic:
             found["failed"].append(slot.failed.total() if slot else 0)
             for key, count in slot.served.items() if slot else ():
                 site, endpoint = self._names(key)
-                pool = key[0] if site else "other"
-                for kind, name in (("pools", pool), ("sites", site or "other"), ("endpoints", endpoint)):
+                pool = key[0] if site else OTHER
+                for kind, name in (("pools", pool), ("sites", site or OTHER), ("endpoints", endpoint)):
                     found[kind].setdefault(name, [0] * SLOTS)[index] += count
-        return found
+        return found | {kind: _largest(found[kind]) for kind in ("pools", "sites", "endpoints")}
 
     def _number(self) -> int:
         return int(self._clock.monotonic_s() // SLOT_S)
@@ -117,4 +123,14 @@ class Traffic:
                 for pool in (plan.pools if plan else ())
                 for endpoint in pool.endpoints()
             }
-        return self._known.get(key, ("", "other"))
+        return self._known.get(key, ("", OTHER))
+
+
+def _largest(series: dict[str, list[int]]) -> dict[str, list[int]]:
+    """The largest series by name; the others as one."""
+    if len(series) <= MOST_SERIES:
+        return dict(sorted(series.items()))
+    ranked = sorted(series, key=lambda name: (name == OTHER, -sum(series[name]), name))
+    rest = [series[name] for name in ranked[MOST_SERIES - 1 :]]
+    kept = {name: series[name] for name in sorted(ranked[: MOST_SERIES - 1])}
+    return kept | {OTHER: [sum(counts) for counts in zip(*rest, strict=True)]}
