@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from config.config_fixtures import FLEET, manifests, problems
+from pointsman.app.commands.rollout import rollout_lines
 from pointsman.app.rollout_sight import counts
+from pointsman.app.rollout_status import rollout_json
 from pointsman.app.rollout_words import weight_change
 from pointsman.core.change import decide
 from pointsman.core.compile import compile_plan
@@ -19,6 +21,7 @@ from pointsman.core.overlay import EMPTY, Overlay
 from pointsman.core.store import StateFolder, read_overlay, write_overlay
 from pointsman.rollout import machine
 from pointsman.rollout.capacity import PoolLoad, share_with
+from pointsman.rollout.evidence import Evidence
 from pointsman.rollout.manifest import spec_of
 from pointsman.rollout.state import Command, Phase, Programmed, Report, SetWeight, SpecChanged, State, Tick, Verb
 
@@ -139,6 +142,15 @@ def test_an_abort_takes_it_back_at_every_site(steps: int) -> None:
     state, effects = machine.step(state, Command(verb=Verb.UNDO), 1_000)
     assert SetWeight(weight=0) in effects
     assert set(canary_at(found, overlaid(found, state)).values()) == {0}
+
+
+def test_the_command_tells_where_it_is() -> None:
+    found = manifests(document())
+    state = advance(advance(started(found), 100), 200)
+    plan = compile_plan(found, overlaid(found, state))
+    lines = rollout_lines(rollout_json(state, Evidence(), plan))
+    assert "  step 3 of 4: east: 10 % → 100 % → [west: 10 %] → 100 %" in lines
+    assert "  gateways at east 100 %, west 10 %" in lines
 
 
 def test_only_the_last_step_of_all_promotes() -> None:
