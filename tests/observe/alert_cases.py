@@ -31,6 +31,7 @@ CHANGED = 'pointsman_rollout_changed_timestamp_seconds{policy="p"}'
 WEIGHT = 'pointsman_rollout_weight_ratio{policy="p"}'
 ARM = 'pointsman_rollout_arm{policy="p",rule="r",pool="%s",arm="%s"}'
 NO_DATA = 'pointsman_rollout_check_no_data{policy="p",check="errors"}'
+LAST = 'pointsman_failover_last_timestamp_seconds{policy="p",site="eu"}'
 RTO = 'pointsman_failover_rto_seconds_%s{policy="p",trigger="errorRate"%s}'
 RUNNING = 'pointsman_upstream_requests_in_progress{gateway="g",cluster="default/a",site="%s"}'
 OWN = 'pointsman_upstream_requests_in_progress{gateway="g",cluster="pointsman-xds",site=""}'
@@ -110,6 +111,12 @@ CASES: dict[str, Case] = {
         fire={CAPACITY % "eu": "100x80", CAPACITY % "us": "50x80", RUNNING % "eu": "60x80", RUNNING % "us": "1x80"},
         # One site alone has no standby at all; that is another matter.
         silent={CAPACITY % "eu": "100x80", CAPACITY % "us": "80x80", RUNNING % "eu": "60x80", OWN: "500x80"},
+    ),
+    "PointsmanDrillOverdue": Case(
+        # The test's time begins at 0, so the last failover lies before it.
+        fire={LAST: f"-{91 * 86_400}x300"},
+        silent={LAST: f"-{89 * 86_400}x300"},
+        at="65m",
     ),
     "PointsmanSiteFull": Case(
         fire={CAPACITY % "eu": "100x80", RUNNING % "eu": "95x80"},

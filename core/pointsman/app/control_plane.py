@@ -151,6 +151,7 @@ class ControlPlane:
                 xds=self.xds,
                 signals=self.workers or self.picker,
                 rollouts=self.rollouts.status,
+                failovers=self.failover.status,
                 clock=self._clock,
             )
             open_to_others = not is_loopback(options.admin_address)

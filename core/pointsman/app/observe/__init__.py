@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
+from pointsman.app.observe.failovers import FailoverDetails
 from pointsman.app.observe.fleet import FleetMetrics
 from pointsman.app.observe.rollouts import Json, RolloutDetails
 from pointsman.app.observe.upstreams import Upstreams
@@ -24,9 +25,11 @@ def observe(
     xds: XdsServer,
     signals: Signals,
     rollouts: Callable[[], list[Json]],
+    failovers: Callable[[], list[Json]],
     clock: Clock,
 ) -> Upstreams:
     """Register what is read at a scrape; the scraper is to give its pages to what is returned, not to `signals`."""
     FleetMetrics(holder, picker, xds, registry)
     RolloutDetails(rollouts, registry)
+    FailoverDetails(failovers, registry)
     return Upstreams(signals, holder, registry, clock)

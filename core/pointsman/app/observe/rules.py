@@ -179,6 +179,13 @@ ALERTS: Final = (
         summary="{{ $value | humanize }} requests run: without the largest site the others could not carry them.",
     ),
     Alert(
+        name="PointsmanDrillOverdue",
+        expr="time() - max by (policy, site) (pointsman_failover_last_timestamp_seconds) > 90 * 86400",
+        hold="1h",
+        severity=Severity.INFO,
+        summary="No failover from site {{ $labels.site }} has been tried within 90 days ({{ $labels.policy }}).",
+    ),
+    Alert(
         name="PointsmanSiteFull",
         expr=(f"sum by (site) (pointsman_upstream_requests_in_progress{{{_POOLS}}}) / on (site) {_CAPACITY} > 0.9"),
         hold="5m",

@@ -211,6 +211,19 @@ _READINESS: Final = Row(
             ),
         ),
         Panel(
+            title="Since the last failover",
+            kind="bargauge",
+            unit="s",
+            description="From each site, a real one or a drill. Decades: there was none. Drill every 90 days.",
+            queries=(
+                Query(
+                    expr=f"time() - max by (policy, site) (pointsman_failover_last_timestamp_seconds{{{_PS}}})",
+                    legend="{{policy}} {{site}}",
+                ),
+            ),
+            steps=(Step(colour="green"), Step(colour="red", value=7_776_000)),
+        ),
+        Panel(
             title="Draining",
             kind="stat",
             description="Sites that get no new requests because somebody said so.",
