@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from config.config_fixtures import FLEET, manifests, problems
 from pointsman.app.commands.rollout import rollout_lines
 from pointsman.app.rollout_sight import counts
-from pointsman.app.rollout_status import rollout_json
+from pointsman.app.rollout_status import RolloutMetrics, rollout_json
 from pointsman.app.rollout_words import weight_change
 from pointsman.core.change import decide
 from pointsman.core.compile import compile_plan
@@ -151,6 +153,20 @@ def test_the_command_tells_where_it_is() -> None:
     lines = rollout_lines(rollout_json(state, Evidence(), plan))
     assert "  step 3 of 4: east: 10 % → 100 % → [west: 10 %] → 100 %" in lines
     assert "  gateways at east 100 %, west 10 %" in lines
+
+
+def test_no_single_weight_is_wanted_while_sites_differ() -> None:
+    registry = CollectorRegistry()
+    metrics = RolloutMetrics(registry)
+    state = started(manifests(document()))
+
+    def wanted() -> float | None:
+        return registry.get_sample_value("pointsman_rollout_weight_ratio", {"policy": "default/chat"})
+
+    metrics.show(state)
+    assert wanted() is not None and math.isnan(wanted() or 0.0)
+    metrics.show(machine.step(state, Command(verb=Verb.ABORT), 100)[0])
+    assert wanted() == 0.0
 
 
 def test_only_the_last_step_of_all_promotes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Final
 
@@ -149,7 +150,9 @@ class RolloutMetrics:
     def show(self, state: State) -> None:
         """Take over a state."""
         name = state.spec.name
-        self._weight.labels(name).set(state.weight / TOTAL_WEIGHT)
+        at_sites = {state.weight_at(site) for site in state.spec.sites}
+        # While sites differ no single share is wanted that all gateways together could be held against.
+        self._weight.labels(name).set(math.nan if len(at_sites) > 1 else state.weight / TOTAL_WEIGHT)
         self._step.labels(name).set(state.step + 1)
         for phase in Phase:
             self._phase.labels(name, phase.value).set(phase is state.phase)
