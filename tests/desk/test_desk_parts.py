@@ -211,10 +211,12 @@ def test_failover_and_rollouts_are_shown_where_they_belong() -> None:
                "step": 2, "steps": [{}, {}, {}], "weight": 0.05}  # fmt: skip
     tree = fleet_tree(status_of(endpoint_of("a"), failover=[policy], rollouts=[rollout]), {})
     site = tree["sites"][0]
-    assert site["rto_s"] == 0.7
+    assert (site["rto_s"], site["health"]) == (0.7, "degraded")
     assert site["failover"][0]["state"] == "HoldDown"
     assert site["pools"][0]["rollout"] | {"role": "canary", "step": 2, "steps": 3} == site["pools"][0]["rollout"]
     assert tree["reasons"] == ["default/llama at near is HoldDown: stall"]
+    policy["sites"][0]["state"] = "Evacuated"  # type: ignore[index]
+    assert fleet_tree(status_of(endpoint_of("a"), failover=[policy]), {})["sites"][0]["health"] == "draining"
 
 
 def test_manifests_are_copied_whole_or_not_at_all(tmp_path: Path) -> None:

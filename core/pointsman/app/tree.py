@@ -121,7 +121,7 @@ def _site(site: Json, pools: Iterable[Json], total: int, failover: Iterable[Json
         "name": name,
         "draining": site["draining"],
         **_sums(here, total),
-        "health": "draining" if site["draining"] else _health(here),
+        "health": _site_health(site, here, {verdict["state"] for verdict in verdicts}),
         "failover": verdicts,
         "rto_s": times[-1] if times else None,
         "pools": here,
@@ -150,6 +150,14 @@ def _sums(pools: Iterable[Json], total: int) -> Json:
         for key in found:
             found[key] += pool["count"] if key == "endpoints" else pool[key]
     return {**found, "share": _share(found["requests"], total)}
+
+
+def _site_health(site: Json, pools: Iterable[Json], states: set[str]) -> str:
+    """Of a site: what its endpoints say, and what failover decided of it."""
+    if site["draining"] or states & {"Drained", "Evacuated"}:
+        return "draining"
+    health = _health(pools)
+    return "degraded" if health == "healthy" and states - {"Healthy", "Standby"} else health
 
 
 def _health(pools: Iterable[Json]) -> str:

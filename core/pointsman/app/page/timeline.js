@@ -37,4 +37,5 @@ export function drawTimeline(place, audit) {
     element("ol", { class: "events", "data-scroll": true, tabindex: 0, "aria-label": "Events, newest first" }, ...items));
 }
 
-const bad = (record) => /abort|fail|rolled|evacuat/i.test(`${record.action} ${record.reason ?? ""}`);
+// What took traffic away from somebody.
+const bad = (record) => /\b(abort\w*|failed|rolled|evacuated|drained)\b/i.test(record.action);
