@@ -176,19 +176,19 @@ async def crash(place: Stage) -> None:
 
 async def ended(place: Stage, traffic: Traffic, expected: str) -> Json:
     """The rollout at its end, or where it stays for a while."""
-    since_s = 0.0
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            found = await place.rollout()
-            phase = found.get("phase")
-            traffic.share = max(traffic.share, round(found.get("weight", 0) * TOTAL_WEIGHT))
-            if phase in {"Completed", "Aborted"}:
-                return found
-            now_s = time.monotonic()
-            since_s = (since_s or now_s) if phase == expected else 0.0
-            if since_s and now_s - since_s >= STAYS_S:
-                return found
-            await asyncio.sleep(0.05)
+    since_s, began_s = 0.0, time.monotonic()
+    while True:
+        found = await place.rollout()
+        phase = found.get("phase")
+        traffic.share = max(traffic.share, round(found.get("weight", 0) * TOTAL_WEIGHT))
+        now_s = time.monotonic()
+        since_s = (since_s or now_s) if phase == expected else 0.0
+        stays = since_s and now_s - since_s >= STAYS_S
+        if phase in {"Completed", "Aborted"} or stays or (phase and now_s - began_s >= LIMIT_S):
+            return found
+        if now_s - began_s >= LIMIT_S:
+            raise SystemExit("there is no rollout: was the policy refused?")
+        await asyncio.sleep(0.05)
 
 
 async def run(case: Case, network: str, rate: float, users: int, seed: int) -> tuple[bool, str]:
