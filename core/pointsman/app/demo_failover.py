@@ -16,8 +16,8 @@ from typing import Final
 from pointsman.app.drill import judge
 from pointsman.app.drill.clients import Watch, clients
 from pointsman.app.drill.fleet import DrillFleet, drill_fleet
-from pointsman.app.drill.judge import Evidence
-from pointsman.app.drill.manifests import SITES
+from pointsman.app.drill.judge import ELSEWHERE, Evidence
+from pointsman.app.drill.manifests import SITES, WayBack
 from pointsman.core.errors import PointsmanError
 from pointsman.failover.outcome import Outcome, Seen, outcome
 from pointsman.failover.report import Run
@@ -27,6 +27,8 @@ SAY_S: Final = 0.5
 HOME_S: Final = 1.0
 """It is at home again when for this long nine of ten answers come from there."""
 LIMIT_S: Final = 60.0
+WAY_BACK: Final = WayBack(healthy_for="2s", hold_down="3s")
+"""Nobody wants to watch the minutes that a real site waits."""
 GONE_S: Final = 2.5
 
 
@@ -43,7 +45,10 @@ async def tell(folder: Path, say: Callable[[str], None]) -> bool:
     a, b = SITES
     began_s = time.monotonic()
     say(f"Two sites, {a} and {b}: a gateway, a control plane with its picker and four replicas at each.")
-    async with drill_fleet(folder, primary=a) as fleet, clients(fleet.gateways, {a: LOAD_PER_S}) as watch:
+    async with (
+        drill_fleet(folder, primary=a, way_back=WAY_BACK) as fleet,
+        clients(fleet.gateways, {a: LOAD_PER_S}) as watch,
+    ):
         story = _Story(fleet, watch, say)
         await story.until_at(a)
         say(f"  everything is served at {a}; up after {time.monotonic() - began_s:.0f} s\n")
@@ -52,7 +57,7 @@ async def tell(folder: Path, say: Callable[[str], None]) -> bool:
         run = await story.lose(a)
         say(_figures(run))
 
-        say(f"The replicas of {a} start again. It must stay well for 2 s and wait 3 s before it serves again:")
+        say(f"The replicas of {a} start again. By its policy it must stay well and wait some seconds:")
         await fleet.heal()
         await story.until_at(a)
         failed = story.failed()
@@ -133,7 +138,10 @@ class _Story:
 def _figures(run: Run) -> str:
     counts = run.counts
     rto = "it did not recover" if run.rto_s is None else f"RTO {run.rto_s:.2f} s"
+    first = next(
+        (f", first answer from elsewhere after {m.at_s:.2f} s" for m in run.moments if m.what == ELSEWHERE), ""
+    )
     return (
-        f"  {rto}: {counts.requests} requests, {counts.failed} failed, {counts.slow} slow; "
+        f"  {rto}{first}: {counts.requests} requests, {counts.failed} failed, {counts.slow} slow; "
         f"{counts.truncated} answers that had begun were cut, as their clients saw\n"
     )

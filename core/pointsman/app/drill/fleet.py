@@ -22,7 +22,7 @@ import aiohttp
 import msgspec
 
 from pointsman.app.drill import manifests, rest
-from pointsman.app.drill.manifests import RTT_MS, SITES, Place
+from pointsman.app.drill.manifests import RTT_MS, SITES, Place, WayBack
 from pointsman.app.drill.relay import Relay
 from pointsman.app.envoy import Envoy, start_envoy
 from pointsman.app.processes import ChildProcess, start_child
@@ -44,6 +44,7 @@ SPEED: Final = 4.0
 STREAM_AGE_S: Final = 5.0
 """Gateways come back to their own control plane this soon after it is back: the next run is to begin as the first."""
 _POINTSMAN: Final = ("-c", "from pointsman.app.cli import main; main()")
+STEADFAST: Final = WayBack()
 _DOMAIN: Final = "drill"
 
 
@@ -68,8 +69,9 @@ class SiteParts:
 class DrillFleet:
     """The running set-up. `heal` ends every fault and starts what was killed."""
 
-    def __init__(self, folder: Path, *, primary: str, tls: bool) -> None:
+    def __init__(self, folder: Path, *, primary: str, tls: bool, way_back: WayBack) -> None:
         self._primary = primary
+        self._way_back = way_back
         self._config = folder / "config"
         self._ca = TrialCa(folder / "certificates") if tls else None
         self._stack = AsyncExitStack()
@@ -99,7 +101,7 @@ class DrillFleet:
             DrillError, EnvoyError: a part did not become ready.
         """
         self.session = await self._stack.enter_async_context(aiohttp.ClientSession())
-        manifests.write(self._config, self.places, primary=self._primary)
+        manifests.write(self._config, self.places, primary=self._primary, way_back=self._way_back)
         if self._ca is not None:
             self._ca.server([place.control_plane[0] for place in self.places])
         for parts in self.sites.values():
@@ -361,13 +363,15 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def drill_fleet(folder: Path, *, primary: str = SITES[0], tls: bool = False) -> AsyncIterator[DrillFleet]:
+async def drill_fleet(
+    folder: Path, *, primary: str = SITES[0], tls: bool = False, way_back: WayBack = STEADFAST
+) -> AsyncIterator[DrillFleet]:
     """The set-up with its files in `folder`; `primary` is the site that everybody is near to. It ends with the block.
 
     Raises:
         PointsmanError: a part did not start.
     """
-    fleet = DrillFleet(folder, primary=primary, tls=tls)
+    fleet = DrillFleet(folder, primary=primary, tls=tls, way_back=way_back)
     try:
         await fleet.start()
         yield fleet

@@ -14,6 +14,8 @@ from pointsman.failover.timeline import timeline
 LOOK_S: Final = 0.1
 """How often it is looked whether a replica still gets requests."""
 
+ELSEWHERE: Final = "the first request after the fault is answered elsewhere"
+
 RECORDED: Final = {
     "detected_at_s": "the control plane sees it",
     "decided_at_s": "it decides to leave the site",
@@ -78,16 +80,29 @@ def failed(evidence: Evidence) -> int:
     return sum(outcome.outcome(seen) is Outcome.FAILED for seen in evidence.judged)
 
 
+def _elsewhere(seen: Seen, evidence: Evidence) -> bool:
+    return (
+        bool(evidence.avoid)
+        and seen.start_s >= evidence.fault_s
+        and seen.replica not in evidence.avoid
+        and outcome.outcome(seen) is Outcome.OK
+    )
+
+
 def judge(evidence: Evidence) -> tuple[Run, str]:
     """The figures of a drill, and its picture."""
     fault_s, end_s = evidence.fault_s, evidence.end_s
     base = outcome.baseline(evidence.before)
+    judged = evidence.judged
     found = outcome.recovery(bad_times(evidence), evidence.began, fault_s=fault_s, end_s=end_s)
     rto_s = None if found.recovered_s is None else found.recovered_s - fault_s
     moments = [Moment(at_s=at_s - fault_s, what=what) for at_s, what in evidence.said]
     moments += [
         Moment(at_s=evidence.record[name], what=what) for name, what in RECORDED.items() if name in evidence.record
     ]
+    first_s = min((seen.end_s for seen in judged if _elsewhere(seen, evidence)), default=None)
+    if first_s is not None:
+        moments.append(Moment(at_s=first_s - fault_s, what=ELSEWHERE))
     if rto_s is not None:
         moments.append(Moment(at_s=rto_s, what="recovered, as clients see it"))
     moments.sort(key=lambda moment: moment.at_s)
@@ -98,7 +113,7 @@ def judge(evidence: Evidence) -> tuple[Run, str]:
         number=evidence.number,
         rto_s=rto_s,
         relapses=found.relapses,
-        counts=outcome.count(evidence.judged, base),
+        counts=outcome.count(judged, base),
         switches=outcome.switches(at_home, evidence.site_of, fault_s=fault_s, end_s=end_s),
         detected_s=evidence.record.get("detected_at_s"),
         decided_s=evidence.record.get("decided_at_s"),

@@ -63,9 +63,19 @@ def _free(address: str) -> tuple[str, int]:
         return address, port
 
 
-def write(folder: Path, where: Sequence[Place], *, primary: str) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayBack:
+    """How long a site must be well and wait before it serves again. A drill takes it back by command when it has seen
+    enough, so that these only tell what the set-up does by itself: it holds a site down that flaps for 12 s."""
+
+    healthy_for: str = "5s"
+    hold_down: str = "30s"
+
+
+def write(folder: Path, where: Sequence[Place], *, primary: str, way_back: WayBack) -> None:
     """All manifests in one file, whole or not at all. `primary` is the site that serves while it can."""
-    documents = [*_sites(where), *_gateways(where), _route(where), *_pool(where), *_policies(where, primary)]
+    policies = _policies(where, primary, way_back)
+    documents = [*_sites(where), *_gateways(where), _route(where), *_pool(where), *policies]
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder.parent / ".fleet.draft"
     draft.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
@@ -146,16 +156,15 @@ def _pool(where: Sequence[Place]) -> list[Json]:
     return [pool, *slices]
 
 
-def _policies(where: Sequence[Place], primary: str) -> list[Json]:
-    """The primary serves, the others take over; the way back is short, because the next drill waits for it."""
+def _policies(where: Sequence[Place], primary: str, way_back: WayBack) -> list[Json]:
+    """The primary serves, the others take over."""
     others = [place.site for place in where if place.site != primary]
     pool = {
         "targetRefs": [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": POOL}],
         "tiers": [{"sites": [primary]}, {"sites": others}],
         "failback": {
-            # Longer than the flapping drill leaves the primary alone.
-            "healthyFor": "2s",
-            "holdDown": "3s",
+            "healthyFor": way_back.healthy_for,
+            "holdDown": way_back.hold_down,
             "ramp": ["100%"],
             "maxFlapsPerHour": 60,
         },
