@@ -92,17 +92,14 @@ class PickerMetrics:
             child.observe(entry.ttft_ms / 1000.0)
         if not entry.ended:
             return
-        if entry.attempts > 1:
-            self._retried(entry.cluster, entry.attempts - 1)
+        retries = self._retry_children.get(entry.cluster)
+        if retries is None and entry.cluster:  # there before the first retry: rates don't see a series that begins
+            pool = entry.cluster if len(self._retry_children) < _MAX_POOLS else "other"
+            retries = self._retry_children[entry.cluster] = self._retries.labels(pool)
+        if entry.attempts > 1 and retries is not None:
+            retries.inc(entry.attempts - 1)
         elif entry.added_ms is not None:
             self._added.observe(entry.added_ms / 1000.0)
-
-    def _retried(self, cluster: str, retries: int) -> None:
-        child = self._retry_children.get(cluster)
-        if child is None:
-            pool = cluster if len(self._retry_children) < _MAX_POOLS else "other"
-            child = self._retry_children[cluster] = self._retries.labels(pool)
-        child.inc(retries)
 
     def stream_error(self) -> None:
         """Count a stream that was ended for a protocol error."""

@@ -155,6 +155,7 @@ _RECOVERY: Final = Row(
         Panel(
             title="Retries",
             unit="percentunit",
+            width=12,
             description="Further attempts over requests. Envoy's budget is 20 % of what runs.",
             queries=(
                 Query(
@@ -171,6 +172,7 @@ _RECOVERY: Final = Row(
         Panel(
             title="Failed attempts by site",
             unit="reqps",
+            width=12,
             description="As gateways count them, before retries.",
             queries=(
                 Query(
@@ -186,8 +188,9 @@ _READINESS: Final = Row(
     title="Ready for the next one?",
     panels=(
         Panel(
-            title="Load over what is left when the largest site is gone",
+            title="Load over what is left without the largest site",
             unit="percentunit",
+            width=6,
             description="Over 1: the others could not carry it. Sites need `spec.capacity.maxConcurrent`.",
             queries=(
                 Query(
@@ -199,6 +202,7 @@ _READINESS: Final = Row(
         ),
         Panel(
             title="Endpoints that take requests",
+            width=6,
             description="By pool and site. A standby with none is no standby.",
             queries=(
                 Query(
@@ -213,11 +217,12 @@ _READINESS: Final = Row(
         Panel(
             title="Since the last failover",
             kind="bargauge",
+            width=6,
             unit="s",
-            description="From each site, a real one or a drill. Decades: there was none. Drill every 90 days.",
+            description="From each site, a real one or a drill; without a bar: never. Drill every 90 days.",
             queries=(
                 Query(
-                    expr=f"time() - max by (policy, site) (pointsman_failover_last_timestamp_seconds{{{_PS}}})",
+                    expr=f"time() - (max by (policy, site) (pointsman_failover_last_timestamp_seconds{{{_PS}}}) > 0)",
                     legend="{{policy}} {{site}}",
                 ),
             ),
@@ -226,6 +231,7 @@ _READINESS: Final = Row(
         Panel(
             title="Draining",
             kind="stat",
+            width=6,
             description="Sites that get no new requests because somebody said so.",
             queries=(Query(expr='max by (site) (pointsman_site_draining{site=~"$site"})', legend="{{site}}"),),
             mappings=(("0", "in use", "green"), ("1", "draining", "orange")),

@@ -68,7 +68,7 @@ _NOW: Final = Row(
             queries=(Query(expr=f"sum(max by (pool, site) (pointsman_inflight_requests{{{OF_POOL_SITE}}}))"),),
         ),
         Panel(
-            title="Endpoints that take requests",
+            title="Endpoints in use",
             kind="stat",
             width=4,
             height=5,
