@@ -97,6 +97,7 @@ def test_bars_say_what_is_reached_what_is_short_and_what_was_not_run() -> None:
     assert "| 77 % | llm-d default, all regions | mean | ≥ 1.7 | A | not run | not run |" in text
     assert "| 77 % | above the greedy oracle | mean | ≤ 10% | C | **+5.3%** | |" in text
     assert "(short)" in bars_table([row("joint", 120.0), row("oracle", 95.0)])
+    assert "| 1.698 (short) | 1.79 |" in bars_table([row("joint", 100.0), row("oracle", 95.0), row("llm-d", 169.8)])
 
 
 def test_changes_are_told_against_our_own_row_of_the_scenario() -> None:

@@ -94,7 +94,9 @@ def _ratio(against: float | None, ours: float | None, least: float | None) -> st
     text = f"{against / ours:.2f}"
     if least is None:
         return text
-    return f"**{text}**" if against / ours >= least else f"{text} (short)"
+    if against / ours >= least:
+        return f"**{text}**"
+    return f"{text} (short)" if float(text) < least else f"{against / ours:.3f} (short)"
 
 
 def _above(ours: float | None, oracle: float | None, most: float) -> str:
