@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.app.drill.judge import Evidence, judge, over
@@ -145,6 +145,7 @@ seen_requests = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(seen_requests))
 def test_each_request_is_counted_once(found: list[Seen]) -> None:
     counts = count(found, baseline(found))
@@ -156,6 +157,7 @@ def test_each_request_is_counted_once(found: list[Seen]) -> None:
     assert counts.ok == sum(outcome(seen) is Outcome.OK for seen in found)
 
 
+@settings(max_examples=40)
 @given(st.lists(seen_requests), times)
 def test_switches_do_not_depend_on_the_order_of_the_answers(found: list[Seen], end_s: float) -> None:
     forward = switches(found, SITE_OF, fault_s=0, end_s=end_s)

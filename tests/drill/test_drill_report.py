@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.app.drill.kinds import KINDS
@@ -93,6 +93,7 @@ seen = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(seen, max_size=40), st.text(alphabet="<>&\"' abc", max_size=20))
 def test_a_picture_is_well_formed_and_shows_each_request_and_each_moment(found: list[Seen], title: str) -> None:
     base = Baseline(streamed_p99_ms=10, plain_p99_ms=10)
