@@ -23,6 +23,7 @@ test-page: .venv/.dev
 
 docs: .venv/.dev
 	$(BIN)/python -m pointsman.app.cli_reference
+	$(BIN)/python -m pointsman.app.reference
 
 dashboards: .venv/.dev
 	$(BIN)/python -m pointsman.app.observe deploy
