@@ -83,11 +83,13 @@ class ControlPlane:
         *,
         times: StreamTimes | None = None,
         lifetimes: Sequence[Lifetime] = (),
+        linger_s: float = 0.0,
         **settings: Any,
     ) -> None:
         self.registry = CollectorRegistry()
         # A picker that nobody serves: requests fall back to Envoy's own balancing at once.
         options = BuildOptions(**{"picker_port": 1, **settings})
+        times = times or StreamTimes(warm_s=(options.health_timeout_ms + 200) / 1000, linger_s=linger_s)
         self.xds = XdsServer(holder, options, self.registry, times=times, lifetimes=lifetimes)
         self._port = port
 

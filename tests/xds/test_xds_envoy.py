@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -83,7 +85,10 @@ async def test_a_gateway_is_configured_and_a_weight_change_touches_no_listener(k
 
 @BOTH
 async def test_pools_are_exchanged_under_load_without_a_failed_request(kit, upstreams, delta) -> None:
-    """Each step removes the pool that serves and adds a new one: make before break, or requests fail."""
+    """Each step removes the pool that serves and adds a new one: make before break, or requests fail.
+
+    The time that an unused pool stays is much more than a request takes here, and much less than in real life.
+    """
     endpoints = [await upstreams.start(f"replica-{i}") for i in range(4)]
 
     def plan(step: int) -> Any:
@@ -92,7 +97,7 @@ async def test_pools_are_exchanged_under_load_without_a_failed_request(kit, upst
 
     holder = PlanHolder()
     holder.publish(plan(0))
-    async with kit.ControlPlane(holder) as plane, running_envoy(plane.bootstrap(delta=delta)) as envoy:
+    async with kit.ControlPlane(holder, linger_s=3) as plane, running_envoy(plane.bootstrap(delta=delta)) as envoy:
         url = await base_url(envoy)
         await plane.acked()
         async with Load(url, workers=8) as load:
@@ -104,9 +109,51 @@ async def test_pools_are_exchanged_under_load_without_a_failed_request(kit, upst
         assert load.outcomes.failed == 0, load.outcomes.failures
         assert load.outcomes.ok > 100
         assert set(load.outcomes.replicas) == {e.name for e in endpoints}
-        # Nothing of the old pools is left behind.
-        found = await stats(envoy)
-        assert found["cluster_manager.active_clusters"] == 3  # the pool, the picker, the control plane
+
+        async def nothing_is_left_behind() -> bool:
+            found = await stats(envoy)
+            return found["cluster_manager.active_clusters"] == 3  # the pool, the picker, the control plane
+
+        await eventually(nothing_is_left_behind, what="the old pools left")
+
+
+@BOTH
+async def test_a_request_that_chose_a_pool_gets_it_although_no_route_names_it_any_more(kit, upstreams, delta) -> None:
+    """Envoy looks for the cluster when the body is in: until then the pool stays."""
+    endpoints = {name: await upstreams.start(name) for name in ("old", "new")}
+
+    def plan(name: str) -> Any:
+        pools = [kit.pool(f"default/{name}", endpoints[name])]
+        return kit.plan_of(pools, kit.listener("http", kit.rule("all", (f"default/{name}", 10_000))))
+
+    rest = asyncio.Event()
+
+    async def upload() -> AsyncIterator[bytes]:
+        yield b'{"model": "m", '
+        await rest.wait()
+        yield b'"prompt": "p"}'
+
+    holder = PlanHolder()
+    holder.publish(plan("old"))
+    async with (
+        kit.ControlPlane(holder, linger_s=30) as plane,
+        running_envoy(plane.bootstrap(delta=delta)) as envoy,
+        aiohttp.ClientSession() as session,
+    ):
+        url = await base_url(envoy)
+        await plane.acked()
+        request = asyncio.create_task(session.post(f"{url}/v1/completions", data=upload()))
+
+        async def begun() -> bool:
+            return (await stats(envoy))["http.http.downstream_rq_active"] == 1
+
+        await eventually(begun, what="the request has its route")
+        holder.publish(plan("new"))
+        await plane.acked()
+        assert (await get(f"{url}/v1/models"))[1] == "new"
+        rest.set()
+        async with await request as response:
+            assert (response.status, (await response.json()).get("system_fingerprint")) == (200, "old")
 
 
 @BOTH

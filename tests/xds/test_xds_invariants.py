@@ -1,6 +1,7 @@
 """Random conversations between the session and a model of Envoy; what must hold in every one of them.
 
-- a route never arrives at a client that lacks one of its clusters or their endpoints, a cluster in use never leaves;
+- a route never arrives at a client that lacks one of its clusters or their endpoints, a cluster in use never leaves,
+  nor one that was in use a short while ago;
 - what was found guilty is not sent again;
 - once the noise stops, the client has everything but what it rejects, and nothing more is said;
 - what has a lifetime and was dropped for want of news comes back, and is confirmed in time from then on.
@@ -47,6 +48,8 @@ class Client:
     hasty: bool = False  # the shell's time-out struck: endpoints may be missing
     now_s: float = 0.0
     ends_s: dict[str, float] = field(default_factory=dict)  # of listeners that have a lifetime
+    linger_s: float = 0.0
+    used_s: dict[str, float] = field(default_factory=dict)  # when a route used a cluster last
     dropped: int = 0
 
     def expire(self) -> None:
@@ -117,6 +120,8 @@ class Client:
         good = [] if bad and self.whole else [r for r in reply.resources if r not in bad]
         for resource in good:
             self.check_route(resource)
+            if type_url == ROUTE:
+                self.note_use()
             state[resource.name] = resource
         if not (bad and self.whole):
             gone = set(reply.removed)
@@ -150,13 +155,19 @@ class Client:
         if type_url == CLUSTER:
             users = [r.name for r in self.state[ROUTE].values() if (CLUSTER, name) in r.references]
             assert not users, f"cluster {name} left while {users} use it"
+            unused_s = self.now_s - self.used_s.get(name, -1e9)
+            assert unused_s >= self.linger_s, f"cluster {name} left {unused_s} s after its last request"
+
+    def note_use(self) -> None:
+        used = [n for r in self.state[ROUTE].values() for kind, n in r.references if kind == CLUSTER]
+        self.used_s.update(dict.fromkeys(used, self.now_s))
 
 
 class World:
     """Session, client and the wire between them."""
 
-    def __init__(self, *, delta: bool, whole: bool, talkative: bool, passing: bool) -> None:
-        self.client = Client(delta=delta, whole=whole, talkative=talkative, passing=passing)
+    def __init__(self, *, delta: bool, whole: bool, talkative: bool, passing: bool, linger_s: float) -> None:
+        self.client = Client(delta=delta, whole=whole, talkative=talkative, passing=passing, linger_s=linger_s)
         self.memory = Memory()
         self.snapshot = Snapshot()
         self.wire: deque[Reply] = deque()
@@ -165,7 +176,7 @@ class World:
     def connect(self) -> None:
         self.wire.clear()
         self.client.connect()
-        self.session = Session(self.memory, self.snapshot, delta=self.client.delta)
+        self.session = Session(self.memory, self.snapshot, delta=self.client.delta, linger_s=self.client.linger_s)
 
     def restart(self) -> None:
         """The control plane is a new process.
@@ -276,14 +287,21 @@ def good_state(world: World) -> dict[str, dict[str, str]]:
     whole=st.booleans(),
     talkative=st.booleans(),
     passing=st.booleans(),
+    linger_s=st.sampled_from([0.0, 2.0]),
     steps=st.lists(STEPS, max_size=60),
     last=resource_sets(),
 )
 @settings(max_examples=150, deadline=None)
 def test_every_conversation_ends_well(
-    delta: bool, whole: bool, talkative: bool, passing: bool, steps: list[Any], last: dict[str, dict[str, Resource]]
+    delta: bool,
+    whole: bool,
+    talkative: bool,
+    passing: bool,
+    linger_s: float,
+    steps: list[Any],
+    last: dict[str, dict[str, Resource]],
 ) -> None:
-    world = World(delta=delta, whole=whole, talkative=talkative, passing=passing)
+    world = World(delta=delta, whole=whole, talkative=talkative, passing=passing, linger_s=linger_s)
     world.publish(last)
     world.settle()  # most of the interesting moments come after the first one
     for step in steps:
@@ -315,4 +333,6 @@ def test_every_conversation_ends_well(
         world.wait()
         world.settle()
         assert good_state(world)[LISTENER] == held[LISTENER]
+    # And what nobody uses has left.
+    assert blocked or world.client.state[CLUSTER].keys() <= last[CLUSTER].keys()
     assert world.client.dropped == dropped

@@ -10,6 +10,7 @@ A block is a command with indented lines, `----`, and exactly what came of it:
     ack TYPE / nack TYPE text    answers the last response of that type (SotW: with the same names as before)
     warmed / expire              the shell's timers
     tick SECONDS                 the time that it is now
+    linger SECONDS               how long unused clusters stay on streams from now on; without it they leave at once
     state                        what status would show
 
 What comes of it: notes, `-> TYPE #nonce name@version -removed`, and what is held back. `+name` is sent again although
@@ -51,10 +52,10 @@ class Script:
     def __init__(self) -> None:
         self.memory = Memory()
         self.snapshot = Snapshot()
-        self.session = Session(self.memory, self.snapshot, delta=False)
+        self.session = Session(self.memory, self.snapshot, delta=False, linger_s=0.0)
         self.last: dict[str, Reply] = {}
         self.names: dict[str, list[str]] = {}
-        self.now_s = 0.0
+        self.now_s = self.linger_s = 0.0
 
     def run(self, command: str, lines: list[str]) -> list[str]:
         verb, *words = command.split()
@@ -82,7 +83,7 @@ class Script:
         self.session.publish(self.snapshot)
 
     def do_connect(self, words: list[str], _: list[str]) -> None:
-        self.session = Session(self.memory, self.snapshot, delta=words[0] == "delta")
+        self.session = Session(self.memory, self.snapshot, delta=words[0] == "delta", linger_s=self.linger_s)
         self.last_version = {t: reply.version for t, reply in self.last.items()}
         self.last = {t: replace(reply, nonce="") for t, reply in self.last.items()}
 
@@ -136,6 +137,9 @@ class Script:
         self.now_s = float(words[0])
         next_s = self.session.tick(self.now_s)
         return [] if next_s is None else [f"next: {next_s:g}"]
+
+    def do_linger(self, words: list[str], _: list[str]) -> None:
+        self.linger_s = float(words[0])
 
     def do_state(self, _: list[str], __: list[str]) -> list[str]:
         lines = [f"settled: {'yes' if self.session.settled() else 'no'}"]

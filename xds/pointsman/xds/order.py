@@ -1,6 +1,6 @@
 """Make before break: what may be sent of each type, given what the client has acknowledged.
 
-    new clusters ─▶ their endpoints ─▶ ACK, warm ─▶ listeners ─▶ routes ─▶ ACK ─▶ clusters that no route uses leave
+    new clusters ─▶ their endpoints ─▶ ACK, warm ─▶ listeners ─▶ routes ─▶ ACK ─▶ a while ─▶ unused clusters leave
 
 Nothing here is a sequence of steps. Each type has a target that depends on the acknowledged state of the others; every
 ACK moves the targets on, until they are what is desired. Envoy accepts a route to a cluster that does not exist and
@@ -11,7 +11,7 @@ Rules, for clients that take all clusters (Envoy):
 - a listener or route configuration is sent once its clusters are acknowledged, their endpoints too, and the clusters
   had time to warm; until then the client keeps the version it has;
 - a cluster, an assignment or a route configuration stays while something that the client has, or that is on its way to
-  it, refers to it;
+  it, refers to it; a cluster stays for a while after that (`linger`);
 - a listener stays while another one, on another port, is not acknowledged: one that moves to a port that is taken
   must not end what it serves.
 
@@ -56,6 +56,7 @@ class View:
     per type that have no good version. `since` is the generation in which a listener or route got its desired version.
     `warming` are clusters that are acknowledged and may not be in use yet. `patient` is False once waiting took too
     long: then only the existence of clusters is insisted on. `resumed` says that the client came with state.
+    `lingering` are clusters that nothing uses any more and that stay for now.
     """
 
     desired: Resources
@@ -65,6 +66,7 @@ class View:
     warming: Set[str]
     patient: bool
     resumed: bool
+    lingering: Set[str] = NOTHING
 
 
 def target(view: View, type_url: str) -> tuple[Target, list[Waiting]]:
@@ -101,23 +103,37 @@ def _kept(view: View, type_url: str, desired: Set[str]) -> set[str]:
     channel = view.channels.get(type_url)
     if type_url == LISTENER and channel is not None:
         return _old_listeners(view, channel, desired)
-    users = USERS.get(type_url)
-    if channel is None or users is None:
+    if channel is None or type_url not in USERS:
         return set()
     extra = channel.known.keys() - desired
     if not extra:
         return set()
+    used = _used(view, type_url, extra)
+    return used | (extra & view.lingering) if type_url == CLUSTER else used
+
+
+def unused(view: View) -> set[str]:
+    """Clusters that the client has, that are not desired, and that nothing it has refers to."""
+    clusters = view.channels.get(CLUSTER)
+    if clusters is None or not clusters.subscription.wildcard:
+        return set()
+    extra = clusters.known.keys() - view.desired.get(CLUSTER, EMPTY).keys()
+    return extra - _used(view, CLUSTER, extra) if extra else set()
+
+
+def _used(view: View, type_url: str, names: set[str]) -> set[str]:
+    """The part of `names` that something refers to which the client has or is being sent."""
     if type_url == CLUSTER and _routes_unheard(view):
-        return extra
+        return names
     used = {
         name
-        for user in users
+        for user in USERS[type_url]
         if user in view.channels
         for resource in view.channels[user].held()
         for kind, name in resource.references
         if kind in {type_url, ANY}
     }
-    return extra if ANY in used else extra & used
+    return names if ANY in used else names & used
 
 
 def _old_listeners(view: View, channel: Channel, desired: Set[str]) -> set[str]:

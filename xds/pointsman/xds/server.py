@@ -206,7 +206,7 @@ class XdsServer:
             identity=identity,
             agent=_agent(first.node),
             node=_brief(first.node),
-            session=Session(self._memories.enter(client), snapshot, delta=delta),
+            session=Session(self._memories.enter(client), snapshot, delta=delta, linger_s=self._times.linger_s),
             peer=context,
             clock=self._clock,
             metrics=self._metrics,

@@ -15,9 +15,10 @@ from envoy.service.discovery.v3 import discovery_pb2
 from pointsman.core.errors import PeerError
 from pointsman.xds.channel import Acked, Channel, Note, Reply, Request, Unsupported
 from pointsman.xds.delta import DeltaChannel, encode_delta
+from pointsman.xds.linger import LINGER_S, Linger
 from pointsman.xds.memory import Memory
 from pointsman.xds.names import ForeignNames
-from pointsman.xds.order import View, Waiting, target
+from pointsman.xds.order import View, Waiting, target, unused
 from pointsman.xds.quarantine import Rejection
 from pointsman.xds.resources import (
     CLUSTER,
@@ -67,9 +68,9 @@ class TypeState:
 
 
 class Session:
-    """The stream's state machine. `delta` selects the protocol."""
+    """The stream's state machine. `delta` selects the protocol; unused clusters stay for `linger_s`."""
 
-    def __init__(self, memory: Memory, snapshot: Snapshot, *, delta: bool) -> None:
+    def __init__(self, memory: Memory, snapshot: Snapshot, *, delta: bool, linger_s: float = LINGER_S) -> None:
         self.delta = delta
         self._memory = memory
         self._snapshot = snapshot
@@ -86,6 +87,7 @@ class Session:
         self._now_s = 0.0
         self._releases = memory.quarantine.releases
         self._waiting: dict[str, list[Waiting]] = {}
+        self._linger = Linger(linger_s)
         self.foreign = ForeignNames()
 
     # events
@@ -118,7 +120,8 @@ class Session:
 
     def tick(self, now_s: float) -> float | None:
         """Time has passed (seconds of any clock that does not go back): what has a lifetime is confirmed, what was
-        refused for a reason that may pass is tried again. Returns when there is more to do, None for never."""
+        refused for a reason that may pass is tried again, what was kept for a while leaves. Returns when there is more
+        to do, None for never."""
         self._now_s = now_s
         due_s = [self._memory.quarantine.tick(now_s)]
         if self._releases != self._memory.quarantine.releases:
@@ -128,6 +131,12 @@ class Session:
             due_s.append(channel.tick(now_s))
             if channel.beats or channel.renewing:
                 self._dirty.add(type_url)
+        ends_s = self._linger.next_s()
+        if (CLUSTER in self._dirty or (ends_s is not None and ends_s <= now_s)) and self._linger.check(
+            unused(self._view()), now_s
+        ):
+            self._dirty.update(self._channels)
+        due_s.append(self._linger.next_s())
         return min((at_s for at_s in due_s if at_s is not None), default=None)
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -362,6 +371,7 @@ class Session:
             warming=self._warming,
             patient=self._patient,
             resumed=self._resumed,
+            lingering=self._linger.names,
         )
 
     def _expected(self, type_url: str) -> set[str]:

@@ -13,6 +13,7 @@ from envoy.config.core.v3 import base_pb2
 from pointsman.core.clock import Clock
 from pointsman.xds.ack_times import AckTimes
 from pointsman.xds.channel import Acked, Nacked, Note, Reply, Request, Stale, Unsupported
+from pointsman.xds.linger import LINGER_S
 from pointsman.xds.metrics import XdsMetrics, label
 from pointsman.xds.pace import Pace
 from pointsman.xds.quarantine import shorten
@@ -46,12 +47,13 @@ class StreamTimes:
     `warm_s`: time that a new cluster gets to probe its endpoints before routes may use it; Envoy does not tell when it
     is done. `barrier_s`: how long a route waits for an ACK that does not come before it is sent as long as its clusters
     exist; a hundred times a usual round trip across the world. `first_s`: how long a client may take to say who it is;
-    whoever opened a stream has nothing else to do.
+    whoever opened a stream has nothing else to do. `linger_s`: how long a cluster stays that no route uses any more.
     """
 
     warm_s: float
     barrier_s: float = 15.0
     first_s: float = 10.0
+    linger_s: float = LINGER_S
 
 
 class Stream:
