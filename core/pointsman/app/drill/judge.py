@@ -106,7 +106,7 @@ def judge(evidence: Evidence) -> tuple[Run, str]:
     if rto_s is not None:
         moments.append(Moment(at_s=rto_s, what="recovered, as clients see it"))
     moments.sort(key=lambda moment: moment.at_s)
-    at_home = [seen for seen in evidence.after if seen.gateway == evidence.site]
+    at_home = [seen for seen in (*evidence.before, *evidence.after) if seen.gateway == evidence.site]
     run = Run(
         kind=evidence.kind,
         site=evidence.site,
