@@ -15,7 +15,7 @@ import structlog
 from pointsman.app.ports import Wanted, is_loopback
 from pointsman.app.processes import ChildProcess, start_child
 from pointsman.core.errors import PointsmanError
-from pointsman.core.model import AppProtocol, Plan
+from pointsman.core.model import AppProtocol, Endpoint, Plan, Pool
 
 log = structlog.get_logger()
 
@@ -106,7 +106,7 @@ def simulator_spec(plan: Plan, *, speed: float, seed: int = 1) -> dict[str, Any]
     names: set[str] = set()
     home = next((gateway.site for gateway in plan.gateways), "")
     for pool in plan.pools:
-        for endpoint in pool.endpoints():
+        for endpoint in _endpoints(pool):
             if endpoint.key in replicas:
                 continue  # pools may share endpoints
             if not is_loopback(endpoint.address):
@@ -139,8 +139,13 @@ def wanted_ports(plan: Plan) -> list[Wanted]:
             setting="another port in its EndpointSlice",
         )
         for pool in plan.pools
-        for endpoint in pool.endpoints()
+        for endpoint in _endpoints(pool)
     ]
+
+
+def _endpoints(pool: Pool) -> list[Endpoint]:
+    """Those that are model servers: behind a gateway stands somebody else's fleet."""
+    return [endpoint for group in pool.groups if group.hop is None for endpoint in group.endpoints]
 
 
 async def start_simulator(plan: Plan, folder: Path, *, speed: float) -> Simulator:

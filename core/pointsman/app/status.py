@@ -15,7 +15,7 @@ from pointsman.app.tls import Certificates
 from pointsman.app.version import VERSION
 from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core.clock import Clock
-from pointsman.core.compile.residency import base_pool
+from pointsman.core.compile.residency import DIRECT, base_pool, required_by
 from pointsman.core.errors import ConfigError, PointsmanError
 from pointsman.core.model import Endpoint, Gateway, Plan, Pool, Rule, Split
 from pointsman.core.snapshot import PlanHolder
@@ -140,7 +140,8 @@ class FleetStatus:
         plan = self._holder.plan or Plan()
         known = {*decision["filtered"], *(one["endpoint"] for one in decision["candidates"])}
         every = [e.key for one in plan.pools if one.name == pool for e in one.endpoints()]
-        forbidden = {key: "residency" for key in every if key not in known}
+        why = "loop" if DIRECT in required_by(decision["pool"]) else "residency"
+        forbidden = {key: why for key in every if key not in known}
         return {**decision, "filtered": {**decision["filtered"], **forbidden}}
 
     def status(self) -> Json:

@@ -69,12 +69,33 @@ class Locality:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamTls:
+    """TLS towards an endpoint that is a gateway: its certificate must be issued by `ca_file` and name `server_name`,
+    which is sent as SNI. `cert_file` and `key_file` are our own certificate, "": none. Files on the proxies' machines.
+    """
+
+    server_name: str
+    ca_file: str
+    cert_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """A site's gateway that takes requests for all endpoints behind it; `probed`: gateways check its health."""
+
+    tls: UpstreamTls | None = None
+    probed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """A cluster or region that holds endpoints (own kind `Site`).
 
     `jurisdictions` are residency tags (a hard filter). `usd_per_gpu_hour` is 0 where the price is unknown.
     `max_concurrent` is the number of requests the site is meant to carry, 0: unknown. `rtt_ms` holds the round-trip
-    times to other sites that were declared, by site name.
+    times to other sites that were declared, by site name. `remote`: it is reached through its gateway, whose control
+    plane tells its load at `metrics_url` ("": nowhere).
     """
 
     name: str
@@ -85,6 +106,8 @@ class Site:
     max_concurrent: int = 0
     draining: bool = False
     rtt_ms: tuple[tuple[str, float], ...] = ()
+    remote: bool = False
+    metrics_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +141,8 @@ class SiteGroup:
     `weight` ≥ 1 divides traffic between groups of equal priority. The rest is for the picker (FailoverPolicy): it goes
     to a `tier` only when no lower one has a ready endpoint, but for a share `spill` of the requests. `share`: of the
     requests that it may send there at all, as in a ramp; 0: only when nothing else is left. Both are in 1/10,000.
-    `max_concurrent`: requests in flight there, beyond which it refuses; 0: no limit.
+    `max_concurrent`: requests in flight there, beyond which it refuses; 0: no limit. With a `hop` the one endpoint is
+    the site's gateway.
     """
 
     site: str
@@ -129,6 +153,7 @@ class SiteGroup:
     share: int = TOTAL_WEIGHT
     spill: int = 0
     max_concurrent: int = 0
+    hop: Hop | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,15 @@ GATEWAY_CERTIFICATE: Final = "pointsman-client"
 GATEWAY_TRUST: Final = "pointsman-ca"
 """Names of a gateway's secrets: its own certificate, and whom it trusts. Each is the file NAME.json in its folder."""
 
+HOPS_HEADER: Final = "x-pointsman-hops"
+"""Request header that says that a request came through a gateway of ours: it is not sent to a further one."""
+
+LOOP: Final = "loop"
+"""Reason of the 508 for a request that came through a gateway, where no other endpoint is than a further gateway."""
+
+HOP_MATCH_KEY: Final = "site"
+"""Metadata key in `envoy.transport_socket_match` of an endpoint that is a gateway: whose TLS settings hold."""
+
 ALS_LOG_NAME: Final = "pointsman"
 MAX_PROMPT_BYTES: Final = 64 * 1024 * 1024
 """Default of the largest request body; past it Envoy answers 413. 64 MiB is ten million tokens of English."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pointsman.core.compile.fleets import expand
 from pointsman.core.compile.options_failover import forbidden, leading_policies, tier_sites
 from pointsman.core.config import Manifests
 from pointsman.core.config.failover_kinds import FailoverPolicy, FailoverTriggers
@@ -30,6 +31,7 @@ from pointsman.failover.spec import (
 def policies_of(manifests: Manifests, plan: Plan) -> tuple[tuple[FailoverSpec, detect.Triggers], ...]:
     """All policies, sorted by name, each with the pools that it leads; and for each pool at several sites that none
     leads, the default, unless its annotation `pointsman.dev/failover` is `Off`."""
+    manifests = expand(manifests).manifests
     led = leading_policies(manifests)
     found = [
         (spec_of(policy, tuple(pool for pool, by in led.items() if by is policy), manifests, plan), triggers_of(policy))
@@ -89,15 +91,15 @@ def spec_of(policy: FailoverPolicy, pools: tuple[str, ...], manifests: Manifests
 
 
 def default_spec(pool: InferencePool, plan: Plan) -> FailoverSpec | None:
-    """What holds without a policy: all sites in one tier, everything automatic. None for a pool at one site only, and
-    for one that wants none."""
+    """What holds without a policy: sites in the tiers that a fleet says, else all in one; everything automatic. None
+    for a pool at one site only, and for one that wants none."""
     sites = _places((pool.key,), plan).get(pool.key, ())
     if len(sites) < 2 or pool.metadata.annotations.get(FAILOVER) == "Off":
         return None
     return FailoverSpec(
         name=f"{pool.kind}/{pool.key}",
         pools=(pool.key,),
-        tiers=(Tier(sites=sites),),
+        tiers=_tiers_of(pool.key, plan),
         sites={pool.key: sites},
         capacity=_capacity(plan),
         decisive=_judged_by(FailoverTriggers())[1],
@@ -155,6 +157,14 @@ def _judged_by(triggers: FailoverTriggers) -> tuple[tuple[Trigger, ...], tuple[T
 
 def _sorted(triggers: set[Trigger]) -> tuple[Trigger, ...]:
     return tuple(sorted(triggers, key=lambda trigger: trigger.value))
+
+
+def _tiers_of(pool: str, plan: Plan) -> tuple[Tier, ...]:
+    """The tiers as the Plan has them."""
+    found: dict[int, list[str]] = {}
+    for group in (group for one in plan.pools if one.name == pool for group in one.groups):
+        found.setdefault(group.tier, []).append(group.site)
+    return tuple(Tier(sites=tuple(sorted(names))) for _, names in sorted(found.items()))
 
 
 def _places(pools: tuple[str, ...], plan: Plan) -> dict[str, tuple[str, ...]]:

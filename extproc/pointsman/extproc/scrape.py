@@ -152,8 +152,14 @@ class Scraper:
 
 
 def _wanted(plan: Plan) -> dict[str, None]:
+    """A gateway has no page of its own: `pointsman.extproc.site_metrics` asks the control plane behind it."""
     return {
-        e.key: None for pool in plan.pool_views() if pool.app_protocol is AppProtocol.HTTP for e in pool.endpoints()
+        e.key: None
+        for pool in plan.pool_views()
+        if pool.app_protocol is AppProtocol.HTTP
+        for group in pool.groups
+        if group.hop is None
+        for e in group.endpoints
     }
 
 

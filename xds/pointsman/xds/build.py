@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from pointsman.core import wire
 from pointsman.core.model import Gateway, Listener, Pool, Site, SiteGroup
-from pointsman.xds.generate.clusters import picker_cluster, pool_cluster
+from pointsman.xds.generate.clusters import gateways_with_tls, picker_cluster, pool_cluster
 from pointsman.xds.generate.endpoints import GroupPart, group_part, load_assignment
 from pointsman.xds.generate.listeners import listener_name, listener_resource
 from pointsman.xds.generate.options import BuildOptions
@@ -92,6 +92,8 @@ def _cluster(pool: Pool, options: BuildOptions, memory: BuildCache) -> Resource:
         pool.app_protocol,
         pool.health_path,
         pool.health,
+        any(group.hop for group in pool.groups),
+        gateways_with_tls(pool),
         options,
     )  # no endpoints: their changes leave the cluster alone
     return memory.get(

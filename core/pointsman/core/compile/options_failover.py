@@ -15,7 +15,7 @@ from pointsman.core.config.manifests import Manifests
 from pointsman.core.config.pool_kinds import Site
 from pointsman.core.config.route_kinds import Route, RouteRule
 
-_RANKS: Final = {"InferencePool": 0, "HTTPRoute": 2, "GRPCRoute": 2, "Gateway": 3}
+_RANKS: Final = {"InferencePool": 0, "InferenceFleet": 0, "HTTPRoute": 2, "GRPCRoute": 2, "Gateway": 3}
 _RULE_RANK: Final = 1
 
 
@@ -81,10 +81,10 @@ def _rank(ref: FailoverTargetRef) -> int:
 
 
 def _pools_of(manifests: Manifests, policy: FailoverPolicy, ref: FailoverTargetRef) -> set[str]:
-    if ref.kind == "InferencePool":
+    if ref.kind in {"InferencePool", "InferenceFleet"}:
         return {f"{policy.namespace}/{ref.name}"}
     return {
-        f"{backend.namespace or route.namespace}/{backend.name}"
+        backend.pool_of(route.namespace)
         for route, _, rule in _rules_of(manifests, policy, ref)
         for backend in rule.backend_refs
     }

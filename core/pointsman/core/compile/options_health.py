@@ -58,7 +58,7 @@ def retry_policies(manifests: Manifests) -> Retries:
     for route in manifests.routes():
         for number, rule in enumerate(route.spec.rules):
             place = (f"{route.kind}/{route.key}", number)
-            leaders = [led.get(f"{ref.namespace or route.namespace}/{ref.name}") for ref in rule.backend_refs]
+            leaders = [led.get(ref.pool_of(route.namespace)) for ref in rule.backend_refs]
             shared = leaders[0] if leaders and all(one is leaders[0] for one in leaders) else None
             policy = direct.get(place) or shared
             if policy is not None and policy.spec.retry is not None:

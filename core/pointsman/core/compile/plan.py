@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from pointsman.core.compile.arms import layer_of, vanished_rules
 from pointsman.core.compile.assignments import assignments_of
+from pointsman.core.compile.fleets import Expanded, Shape, expand
 from pointsman.core.compile.hosts import virtual_hosts
+from pointsman.core.compile.loop_guard import guard
 from pointsman.core.compile.options_failover import leading_policies, site_tiers
 from pointsman.core.compile.options_health import retry_policies, with_retries
 from pointsman.core.compile.pools import compile_pool, compile_site, site_order
 from pointsman.core.compile.precedence import RankedRule
-from pointsman.core.compile.residency import base_pool, bind, narrow, places_of, required_by
+from pointsman.core.compile.residency import DIRECT, base_pool, bind, narrow, places_of, required_by
 from pointsman.core.compile.rules import CompiledRoute, compile_route
 from pointsman.core.config.attachment import listeners_of
 from pointsman.core.config.check_pools import pool_key
@@ -34,18 +36,23 @@ def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
     `Plan.pools` holds every pool with all sites at priority 0; each gateway has the pools its rules name, arms of
     weight 0 included, with the priorities seen from its own site.
     """
+    expanded = expand(manifests)
+    manifests = expanded.manifests
     routes = manifests.routes()
-    pools = _pools({pool.key for pool in manifests.pools}, manifests, site_order("", manifests.sites), overlay)
+    pools = _pools({pool.key for pool in manifests.pools}, expanded, site_order("", manifests.sites), overlay)
     assignments = assignments_of(manifests.rollout_policies)
     retries = retry_policies(manifests)
-    sites = tuple(compile_site(site) for site in manifests.sites)
+    sites = tuple(compile_site(site, expanded.remote) for site in manifests.sites)
     places = places_of(pools, sites)
     terms = {f"{route.kind}/{route.key}": route_terms(route.metadata.annotations) for route in routes}
 
     def compiled_at(site: str) -> Compiled:
         layer = layer_of(pools, overlay.at(site), assignments)
         found = {f"{route.kind}/{route.key}": with_retries(compile_route(route, layer), retries) for route in routes}
-        return {name: replace(one, ranked=bind(one.ranked, terms[name], places)) for name, one in found.items()}
+        return {
+            name: replace(one, ranked=guard(bind(one.ranked, terms[name], places), places))
+            for name, one in found.items()
+        }
 
     compiled = compiled_at("")
     special = sorted({gateway.site for gateway in manifests.gateways if overlay.at(gateway.site) is not overlay})
@@ -54,7 +61,7 @@ def compile_plan(manifests: Manifests, overlay: Overlay = EMPTY) -> Plan:
     notes = [note for one in compiled.values() for note in one.notes]
     return Plan(
         gateways=tuple(
-            _gateway(gateway, manifests, routes, _ranked(by_site.get(gateway.site, compiled)), overlay)
+            _gateway(gateway, expanded, routes, _ranked(by_site.get(gateway.site, compiled)), overlay)
             for gateway in manifests.gateways
         ),
         sites=sites,
@@ -80,7 +87,7 @@ def _with_sites(split: Split, by_site: dict[str, Compiled]) -> Split:
 
 def _gateway(
     gateway: GatewayManifest,
-    manifests: Manifests,
+    expanded: Expanded,
     routes: Iterable[Route],
     ranked: dict[str, tuple[RankedRule, ...]],
     overlay: Overlay,
@@ -91,7 +98,7 @@ def _gateway(
         name=gateway.key,
         site=gateway.site,
         listeners=_listeners(gateway, ours, ranked),
-        pools=_pools(used, manifests, site_order(gateway.site, manifests.sites), overlay),
+        pools=_pools(used, expanded, site_order(gateway.site, expanded.manifests.sites), overlay),
     )
 
 
@@ -108,7 +115,8 @@ def _listeners(
     return tuple(sorted(found, key=lambda listener: listener.name))
 
 
-def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay: Overlay) -> tuple[Pool, ...]:
+def _pools(names: set[str], expanded: Expanded, order: dict[str, int], overlay: Overlay) -> tuple[Pool, ...]:
+    manifests, shapes = expanded.manifests, expanded.shapes
     sites = {site.name: site for site in manifests.sites}
     slices: dict[str, list[EndpointSlice]] = {}
     for one in manifests.endpoint_slices:
@@ -126,10 +134,15 @@ def _pools(names: set[str], manifests: Manifests, order: dict[str, int], overlay
             tiers=tiers.get(pool.key),
             objectives=manifests.objectives,
             policy=policies.get(pool.key),
+            shape=shapes.get(pool.key, Shape()),
+            remote=expanded.remote,
         )
         for pool in manifests.pools
         if pool.key in whole
     }
-    tags = {site.name: frozenset(site.spec.jurisdictions) for site in manifests.sites}
+    tags = {
+        site.name: frozenset(site.spec.jurisdictions) | (frozenset() if site.name in expanded.remote else {DIRECT})
+        for site in manifests.sites
+    }
     narrowed = {name: narrow(compiled[base_pool(name)], required_by(name), tags) for name in names - compiled.keys()}
     return tuple(sorted((*(compiled[n] for n in names & compiled.keys()), *narrowed.values()), key=lambda p: p.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from pointsman.core.compile.fleets import Shape
 from pointsman.core.compile.options_health import health_policy, probe_path
 from pointsman.core.config import meta, pool_annotations
 from pointsman.core.config.check_pools import SERVICE_LABEL, slice_ports
@@ -19,11 +20,13 @@ from pointsman.core.model import (
     Endpoint,
     FailureMode,
     Health,
+    Hop,
     Locality,
     Objective,
     Pool,
     Site,
     SiteGroup,
+    UpstreamTls,
 )
 from pointsman.core.overlay import EMPTY, Overlay, SiteOverlay
 
@@ -32,10 +35,11 @@ MAX_PORT = 65535
 _PLUMBING = frozenset({meta.POOL, meta.SITE, SERVICE_LABEL, "endpointslice.kubernetes.io/managed-by"})
 """Labels of a slice that say nothing about its endpoints."""
 _NOTHING = SiteOverlay()
+_NO_SHAPE = Shape()
 
 
-def compile_site(manifest: SiteManifest) -> Site:
-    """A Site as the plan has it."""
+def compile_site(manifest: SiteManifest, remote: frozenset[str] = frozenset()) -> Site:
+    """A Site as the plan has it; `remote` are those that are reached through their gateways."""
     spec = manifest.spec
     return Site(
         name=manifest.name,
@@ -46,6 +50,8 @@ def compile_site(manifest: SiteManifest) -> Site:
         max_concurrent=spec.capacity.max_concurrent,
         draining=_draining(manifest),
         rtt_ms=tuple(sorted(spec.rtt_ms.items())),
+        remote=manifest.name in remote,
+        metrics_url=spec.metrics.url if spec.metrics is not None and manifest.name in remote else "",
     )
 
 
@@ -76,14 +82,17 @@ def compile_pool(
     tiers: Mapping[str, int] | None = None,
     objectives: Iterable[InferenceObjective] = (),
     policy: FailoverPolicy | None = None,
+    shape: Shape = _NO_SHAPE,
+    remote: frozenset[str] = frozenset(),
 ) -> Pool:
     """A pool with the endpoints of its `slices` grouped by site; `order` gives the sites' ranks, `tiers` their tiers,
-    `policy` leads the pool.
+    `policy` leads the pool, `shape` is that of a fleet, `remote` are the sites that are reached through their gateways.
 
     Sites that were found unfit to serve come last, then counts the tier, then whether a site still ramps, then its
     rank. Priorities have no gaps (Envoy wants it): a site without endpoints of this pool is passed over.
     """
     by_site: dict[str, list[Endpoint]] = {}
+    tiers = tiers or shape.tiers or {}
     over = {site: overlay.site(manifest.key, site) or _NOTHING for site in sites} if overlay.sites else {}
     for one in slices:
         drains = _draining(sites[one.site]) or over.get(one.site, _NOTHING).draining
@@ -92,7 +101,7 @@ def compile_pool(
 
     def place(site: str) -> tuple[bool, int, bool, int]:
         entry = over.get(site, _NOTHING)
-        return entry.last, (tiers or {}).get(site, 0), entry.share < TOTAL_WEIGHT, order[site]
+        return entry.last, tiers.get(site, 0), entry.share < TOTAL_WEIGHT, order[site]
 
     filled = sorted((place(site), site) for site, endpoints in by_site.items() if endpoints)
     ranks = {rank: priority for priority, rank in enumerate(sorted({rank for rank, _ in filled}))}
@@ -102,7 +111,15 @@ def compile_pool(
         app_protocol=AppProtocol(manifest.spec.app_protocol),
         failure_mode=FailureMode(ref.failure_mode) if ref else FailureMode.FAIL_OPEN,
         groups=tuple(
-            _group(ranks[rank], sites[site], by_site[site], tier=rank[1], over=over.get(site, _NOTHING))
+            _group(
+                ranks[rank],
+                sites[site],
+                by_site[site],
+                tier=rank[1],
+                weight=shape.weights.get(site, 0),
+                over=over.get(site, _NOTHING),
+                hop=_hop(sites[site]) if site in remote else None,
+            )
             for rank, site in filled
         ),
         health_path=probe_path(policy) or manifest.metadata.annotations.get(meta.HEALTH_PATH, "/health"),
@@ -113,18 +130,44 @@ def compile_pool(
     )
 
 
-def _group(priority: int, site: SiteManifest, endpoints: list[Endpoint], *, tier: int, over: SiteOverlay) -> SiteGroup:
-    """Between sites of one priority every endpoint counts the same, unless the sites say their capacity."""
+def _group(
+    priority: int,
+    site: SiteManifest,
+    endpoints: list[Endpoint],
+    *,
+    tier: int,
+    weight: int,
+    over: SiteOverlay,
+    hop: Hop | None,
+) -> SiteGroup:
+    """Between sites of one priority every endpoint counts the same, unless a fleet says a `weight` or the sites say
+    their capacity."""
     return SiteGroup(
         site=site.name,
         priority=priority,
-        weight=site.spec.capacity.weight or len(endpoints),
+        weight=weight or site.spec.capacity.weight or len(endpoints),
         endpoints=tuple(sorted(endpoints, key=lambda endpoint: (endpoint.name, endpoint.key))),
         tier=tier,
         share=over.share,
         spill=over.spill,
         max_concurrent=over.max_concurrent,
+        hop=hop,
     )
+
+
+def _hop(site: SiteManifest) -> Hop | None:
+    gateway = site.spec.gateway
+    if gateway is None:
+        return None
+    if gateway.tls is None:
+        return Hop(probed=gateway.probe)
+    tls = UpstreamTls(
+        server_name=gateway.tls.sni,
+        ca_file=gateway.tls.ca_file,
+        cert_file=gateway.tls.cert_file,
+        key_file=gateway.tls.key_file,
+    )
+    return Hop(tls=tls, probed=gateway.probe)
 
 
 def _endpoints(

@@ -19,6 +19,9 @@ from pointsman.core.model import MatchType, PickProfile, Pool, Rule, Site, Strin
 MARK: Final = "@"
 """Between a pool and what it is narrowed to: in neither a namespace nor a name."""
 JOIN: Final = "+"
+DIRECT: Final = "~local"
+"""Stands among the tags of every site whose endpoints are reached without a further gateway. No jurisdiction can be
+called so: they are label values."""
 
 REASON: Final = "residency"
 STATUS: Final = 451
@@ -35,18 +38,23 @@ class Places:
 
     def known(self) -> Tags:
         """All jurisdictions of the fleet."""
-        return frozenset(tag for tags in self.tags.values() for tag in tags)
+        return frozenset(tag for tags in self.tags.values() for tag in tags if tag != DIRECT)
 
     def serves(self, pool: str, required: Tags) -> bool:
         """Whether a site with all these jurisdictions has endpoints of the pool."""
         return any(required <= self.tags.get(site, frozenset()) for site in self.sites.get(pool, ()))
+
+    def has_gateway(self, pool: str, required: Tags) -> bool:
+        """Whether a site with all these jurisdictions has endpoints of the pool that are behind its gateway."""
+        allowed = [tags for site in self.sites.get(pool, ()) if required <= (tags := self.tags.get(site, frozenset()))]
+        return any(DIRECT not in tags for tags in allowed)
 
 
 def places_of(pools: Iterable[Pool], sites: Iterable[Site]) -> Places:
     """The places of compiled pools."""
     return Places(
         sites={pool.name: tuple(group.site for group in pool.groups) for pool in pools},
-        tags={site.name: site.jurisdictions for site in sites},
+        tags={site.name: site.jurisdictions | (frozenset() if site.remote else {DIRECT}) for site in sites},
     )
 
 
@@ -116,25 +124,36 @@ def _refused(rule: Rule) -> Rule:
 
 
 def _narrowed(rule: Rule, required: Tags, places: Places) -> Rule:
-    """The rule with narrowed arms. An arm that no allowed site has hands its share to the others; the order stays."""
     if not required or not rule.arms:
         return rule
-    allowed = [places.serves(arm.pool, required) for arm in rule.arms]
-    weights = [arm.weight if ok else 0 for arm, ok in zip(rule.arms, allowed, strict=True)]
+    return narrowed(rule, required, places) or _refused(rule)
+
+
+def narrowed(rule: Rule, required: Tags, places: Places) -> Rule | None:
+    """The rule with narrowed arms, None when nothing is left of them. An arm that no allowed site has hands its share
+    to the others; the order stays. What an arm is bound to already holds on."""
+    whole = {}
+    for pool in rule.pools():
+        bound = (required | required_by(pool)) - {DIRECT}
+        # A pool without a gateway is the same with and without the guard: one cluster does for both.
+        guarded = DIRECT in required and places.has_gateway(base_pool(pool), bound)
+        whole[pool] = bound | {DIRECT} if guarded else bound
+    serves = {pool: places.serves(base_pool(pool), tags) for pool, tags in whole.items()}
+    names = {pool: narrowed_name(base_pool(pool), tags) for pool, tags in whole.items()}
+    weights = [arm.weight if serves[arm.pool] else 0 for arm in rule.arms]
     if not any(weights):
-        return _refused(rule)
+        return None
     arms = tuple(
         WeightedPool(
-            pool=narrowed_name(arm.pool, required),
+            pool=names[arm.pool],
             weight=share,
             request_headers=arm.request_headers,
             response_headers=arm.response_headers,
         )
-        for arm, share, ok in zip(rule.arms, normalise(weights), allowed, strict=True)
-        if ok
+        for arm, share in zip(rule.arms, normalise(weights), strict=True)
+        if serves[arm.pool]
     )
     mirror = rule.mirror
     if mirror is not None:
-        kept = places.serves(mirror.pool, required)
-        mirror = replace(mirror, pool=narrowed_name(mirror.pool, required)) if kept else None
+        mirror = replace(mirror, pool=names[mirror.pool]) if serves[mirror.pool] else None
     return replace(rule, arms=arms, mirror=mirror)

@@ -178,7 +178,7 @@ def _arms(route: Route, refs: tuple[BackendRef, ...]) -> tuple[WeightedPool, ...
         request, response = _edits(ref.filters)
         arms.append(
             WeightedPool(
-                pool=f"{ref.namespace or route.namespace}/{ref.name}",
+                pool=ref.pool_of(route.namespace),
                 weight=weight,
                 request_headers=request,
                 response_headers=response,

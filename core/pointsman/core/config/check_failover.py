@@ -32,6 +32,7 @@ def _target(index: Index, item: Item[FailoverPolicy], path: Path, ref: FailoverT
     key = f"{item.object.namespace}/{ref.name}"
     tables: dict[str, Collection[str]] = {
         "InferencePool": index.pools,
+        "InferenceFleet": index.fleets,
         "HTTPRoute": index.http_routes,
         "GRPCRoute": index.grpc_routes,
         "Gateway": index.gateways,
@@ -81,6 +82,7 @@ def _operation(index: Index, item: Item[TrafficOperation]) -> Iterator[Problem]:
         yield item.problem(("spec", "target", "name"), f"no Site {shown(target.name)}", mend)
     if target.pool:
         key = target.pool if "/" in target.pool else f"{item.object.namespace}/{target.pool}"
-        if key not in index.pools and not index.is_broken("InferencePool", key):
-            mend = suggest_key(key, index.pools, "InferencePool")
+        pools = {*index.pools, *index.fleets}
+        if key not in pools and not any(index.is_broken(kind, key) for kind in ("InferencePool", "InferenceFleet")):
+            mend = suggest_key(key, pools, "InferencePool")
             yield item.problem(("spec", "target", "pool"), f"no InferencePool {shown(key)}", mend)

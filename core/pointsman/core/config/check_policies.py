@@ -94,4 +94,4 @@ def _pools(route: Route, rule: RouteRule) -> set[str]:
 
 
 def _key(route: Route, ref: BackendRef) -> str:
-    return f"{ref.namespace or route.namespace}/{ref.name}"
+    return ref.pool_of(route.namespace)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
+from typing import Any
 
 from pointsman.core.config.attachment import (
     ANY_HOST,
@@ -15,18 +16,21 @@ from pointsman.core.config.attachment import (
     refusal,
 )
 from pointsman.core.config.document import Path, shown
+from pointsman.core.config.fleet_kinds import InferenceFleet
+from pointsman.core.config.fleet_members import fleet_pools, protocol_of, remote_sites
 from pointsman.core.config.gateway_kinds import Gateway
+from pointsman.core.config.import_kinds import InferencePoolImport
 from pointsman.core.config.index import Index, Item, suggest_key
 from pointsman.core.config.kinds import INFERENCE_GROUP, OWN_GROUP
+from pointsman.core.config.pool_kinds import InferencePool
 from pointsman.core.config.route_kinds import BackendRef, GRPCRoute, HTTPRoute, ParentReference
 from pointsman.core.config.schema import suggest
 from pointsman.core.errors import Problem
 
 RouteItem = Item[HTTPRoute] | Item[GRPCRoute]
-_LATER = {(INFERENCE_GROUP, "InferencePoolImport"), ("inference.networking.x-k8s.io", "InferencePoolImport")} | {
-    (OWN_GROUP, "InferenceFleet"),
-    ("", "Service"),
-}
+IMPORT_GROUP = "inference.networking.x-k8s.io"
+_GROUPS = {"InferencePool": INFERENCE_GROUP, "InferenceFleet": OWN_GROUP, "InferencePoolImport": IMPORT_GROUP}
+"""Kinds that routes may send requests to."""
 _POOL_MEND = f"expected group: {INFERENCE_GROUP}, kind: InferencePool"
 
 
@@ -69,40 +73,57 @@ def _parent(index: Index, item: RouteItem, path: Path, ref: ParentReference) -> 
 
 
 def _backend(index: Index, item: RouteItem, path: Path, ref: BackendRef) -> Iterator[Problem]:
-    if (ref.group, ref.kind) != (INFERENCE_GROUP, "InferencePool"):
+    if _GROUPS.get(ref.kind) != ref.group:
         name = f"{ref.group}/{ref.kind}" if ref.group else ref.kind
-        later = (ref.group, ref.kind) in _LATER
-        what = f"a backend of kind {name} is not supported{' yet' if later else ''}"
-        yield item.problem((*path, "kind"), what, _POOL_MEND)
+        what = f"a backend of kind {name} is not supported{' yet' if name == 'Service' else ''}"
+        mend = f"expected group: {_GROUPS[ref.kind]}" if ref.kind in _GROUPS else _POOL_MEND
+        yield item.problem((*path, "kind"), what, mend)
         return
     namespace = ref.namespace or item.object.namespace
     key = f"{namespace}/{ref.name}"
-    pool = index.pools.get(key)
-    if pool is None:
-        if not index.is_broken("InferencePool", key):
-            mend = suggest_key(key, index.pools, "InferencePool")
-            yield item.problem((*path, "name"), f"no InferencePool {shown(key)}", mend)
+    tables: dict[str, Mapping[str, Item[Any]]] = {
+        "InferencePool": index.pools,
+        "InferenceFleet": index.fleets,
+        "InferencePoolImport": index.imports,
+    }
+    table = tables[ref.kind]
+    found = table.get(key)
+    if found is None:
+        if not index.is_broken(ref.kind, key):
+            mend = suggest_key(key, table, ref.kind)
+            yield item.problem((*path, "name"), f"no {ref.kind} {shown(key)}", mend)
         return
-    if namespace != item.object.namespace and not _granted(index, item, namespace, ref.name):
-        what = f"InferencePool {key} is in another namespace"
+    if namespace != item.object.namespace and not _granted(index, item, namespace, ref):
+        what = f"{ref.kind} {key} is in another namespace"
         mend = f"needs a ReferenceGrant in namespace {namespace} from {item.object.kind} in {item.object.namespace}"
         yield item.problem((*path, "namespace"), what, mend)
-    if item.object.kind == "GRPCRoute" and pool.object.spec.app_protocol != "kubernetes.io/h2c":
-        what = f"InferencePool {key} speaks HTTP/1.1, gRPC needs HTTP/2"
-        mend = f"set spec.appProtocol: kubernetes.io/h2c at {pool.place(('spec',))}"
+    if item.object.kind == "GRPCRoute" and _protocol(index, found.object) != "kubernetes.io/h2c":
+        what = f"{ref.kind} {key} speaks HTTP/1.1, gRPC needs HTTP/2"
+        mend = f"set spec.appProtocol: kubernetes.io/h2c at {found.place(('spec',))}"
         yield item.problem((*path, "name"), what, mend)
 
 
-def _granted(index: Index, item: RouteItem, namespace: str, name: str) -> bool:
+def _protocol(index: Index, backend: InferencePool | InferenceFleet | InferencePoolImport) -> str:
+    pools = {key: one.object for key, one in index.pools.items()}
+    if isinstance(backend, InferencePool):
+        return backend.spec.app_protocol
+    if isinstance(backend, InferenceFleet):
+        sites = {name: one.object for name, one in index.sites.items()}
+        remote = remote_sites((one.object for one in index.gateways.values()), sites.values())
+        return protocol_of(backend, [pools[key] for key in fleet_pools(backend, sites, pools, remote)])
+    return pools[backend.key].spec.app_protocol if backend.key in pools else "http"
+
+
+def _granted(index: Index, item: RouteItem, namespace: str, ref: BackendRef) -> bool:
     if any(kind == "ReferenceGrant" and key.startswith(f"{namespace}/") for kind, key in index.broken):
         return True
     return any(
         grant.object.allows(
             kind=item.object.kind,
             namespace=item.object.namespace,
-            to_group=INFERENCE_GROUP,
-            to_kind="InferencePool",
-            to_name=name,
+            to_group=ref.group,
+            to_kind=ref.kind,
+            to_name=ref.name,
         )
         for grant in index.grants.values()
         if grant.object.namespace == namespace

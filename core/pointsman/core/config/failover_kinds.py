@@ -40,17 +40,18 @@ Tag = Annotated[str, Meta(min_length=1), rule(syntax.label_value)]
 
 
 class FailoverTargetRef(Fields, frozen=True, kw_only=True):
-    """A pool, or a route, one of its rules or a Gateway: then all pools that it sends requests to."""
+    """A pool or a fleet; or a route, one of its rules or a Gateway: then all pools that it sends requests to."""
 
-    group: Literal["inference.networking.k8s.io", "gateway.networking.k8s.io"]
-    kind: Literal["InferencePool", "HTTPRoute", "GRPCRoute", "Gateway"]
+    group: Literal["inference.networking.k8s.io", "gateway.networking.k8s.io", "pointsman.dev"]
+    kind: Literal["InferencePool", "InferenceFleet", "HTTPRoute", "GRPCRoute", "Gateway"]
     name: Name
     section_name: Name = ""
 
     def complaints(self) -> Found:
-        home = "inference" if self.kind == "InferencePool" else "gateway"
-        if not self.group.startswith(home):
-            yield ("group",), f"{self.kind} does not belong to {self.group}", f"expected {home}.networking.k8s.io"
+        homes = {"InferencePool": "inference.networking.k8s.io", "InferenceFleet": "pointsman.dev"}
+        home = homes.get(self.kind, "gateway.networking.k8s.io")
+        if self.group != home:
+            yield ("group",), f"{self.kind} does not belong to {self.group}", f"expected {home}"
         if self.section_name and self.kind not in {"HTTPRoute", "GRPCRoute"}:
             yield ("sectionName",), f"{self.kind} has no rules", "remove it"
 

@@ -9,7 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from pointsman.core.config.document import Document, Path, shown
 from pointsman.core.config.failover_kinds import FailoverPolicy
+from pointsman.core.config.fleet_kinds import InferenceFleet
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
+from pointsman.core.config.import_kinds import InferencePoolImport
 from pointsman.core.config.meta import Resource
 from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.operation_kinds import TrafficOperation
@@ -56,6 +58,8 @@ class Index:
     objectives: dict[str, Item[InferenceObjective]] = field(default_factory=dict)
     failover_policies: dict[str, Item[FailoverPolicy]] = field(default_factory=dict)
     operations: dict[str, Item[TrafficOperation]] = field(default_factory=dict)
+    fleets: dict[str, Item[InferenceFleet]] = field(default_factory=dict)
+    imports: dict[str, Item[InferencePoolImport]] = field(default_factory=dict)
     broken: set[tuple[str, str]] = field(default_factory=set)
     foreign_gateways: set[str] = field(default_factory=set)
 
@@ -84,6 +88,8 @@ def build_index(items: Iterable[Item[Any]], broken: set[tuple[str, str]], proble
         InferenceObjective: index.objectives,
         FailoverPolicy: index.failover_policies,
         TrafficOperation: index.operations,
+        InferenceFleet: index.fleets,
+        InferencePoolImport: index.imports,
     }
     for item in sorted(items, key=lambda item: item.object.key):
         _put(tables[type(item.object)], item, problems)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from pointsman.core.config.document import Document, shown
 from pointsman.core.config.failover_kinds import FailoverPolicy
+from pointsman.core.config.fleet_kinds import InferenceFleet
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
+from pointsman.core.config.import_kinds import InferencePoolImport
 from pointsman.core.config.meta import Resource
 from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.operation_kinds import TrafficOperation
@@ -58,15 +60,15 @@ GROUPS: dict[str, Group] = {
             "RolloutPolicy": RolloutPolicy,
             "FailoverPolicy": FailoverPolicy,
             "TrafficOperation": TrafficOperation,
+            "InferenceFleet": InferenceFleet,
         },
-        dict.fromkeys(("Site", "RolloutPolicy", "FailoverPolicy", "TrafficOperation"), ("v1alpha1",)),
-        frozenset({"InferenceFleet"}),
+        dict.fromkeys(("Site", "RolloutPolicy", "FailoverPolicy", "TrafficOperation", "InferenceFleet"), ("v1alpha1",)),
     ),
     "gateway.networking.x-k8s.io": Group({}, {}, frozenset({"XListenerSet", "XBackendTrafficPolicy", "XMesh"})),
     "inference.networking.x-k8s.io": Group(
-        {"InferenceObjective": InferenceObjective},
-        {"InferenceObjective": ("v1alpha2",)},
-        frozenset({"InferencePoolImport", "InferenceModelRewrite"}),
+        {"InferenceObjective": InferenceObjective, "InferencePoolImport": InferencePoolImport},
+        {"InferenceObjective": ("v1alpha2",), "InferencePoolImport": ("v1alpha1",)},
+        frozenset({"InferenceModelRewrite"}),
     ),
     "llm-d.ai": Group(
         {"InferenceObjective": InferenceObjective},

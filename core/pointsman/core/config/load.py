@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pointsman.core.config.check_failover import check_failover
+from pointsman.core.config.check_fleets import check_fleets
 from pointsman.core.config.check_gateways import check_gateways, drop_foreign_gateways
 from pointsman.core.config.check_policies import check_policies
 from pointsman.core.config.check_pools import check_own_names, check_pools, drop_service_slices
@@ -54,7 +55,7 @@ def validate(source: Source) -> Manifests:
     problems += check_own_names(items)
     if not source.problems:  # a file that can't be read may hold what the others refer to
         problems += [*check_gateways(index), *check_pools(index), *check_routes(index), *check_policies(index)]
-        problems += check_failover(index)
+        problems += [*check_failover(index), *check_fleets(index)]
     if problems:
         raise ConfigError(problems)
     return _manifests(index, ignored)
@@ -74,6 +75,8 @@ def _manifests(index: Index, ignored: list[Ignored]) -> Manifests:
         failover_policies=tuple(item.object for item in index.failover_policies.values()),
         operations=tuple(item.object for item in index.operations.values()),
         objectives=tuple(item.object for item in index.objectives.values()),
+        fleets=tuple(item.object for item in index.fleets.values()),
+        imports=tuple(item.object for item in index.imports.values()),
         ignored=tuple(sorted(ignored)),
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pointsman.core.config.failover_kinds import FailoverPolicy
+from pointsman.core.config.fleet_kinds import InferenceFleet
 from pointsman.core.config.gateway_kinds import Gateway, GatewayClass, ReferenceGrant
+from pointsman.core.config.import_kinds import InferencePoolImport
 from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.operation_kinds import TrafficOperation
 from pointsman.core.config.policy_kinds import RolloutPolicy
@@ -44,6 +46,8 @@ class Manifests:
     failover_policies: tuple[FailoverPolicy, ...] = ()
     operations: tuple[TrafficOperation, ...] = ()
     objectives: tuple[InferenceObjective, ...] = ()
+    fleets: tuple[InferenceFleet, ...] = ()
+    imports: tuple[InferencePoolImport, ...] = ()
     ignored: tuple[Ignored, ...] = ()
 
     def routes(self) -> tuple[HTTPRoute | GRPCRoute, ...]:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from pointsman.core.config import meta, pool_annotations, syntax
 from pointsman.core.config.document import Path, shown
+from pointsman.core.config.import_kinds import SiteGateway, SiteMetrics
 from pointsman.core.config.meta import Label, LabelValue, Name, Port, Resource
 from pointsman.core.config.schema import Fields, not_yet, rule
 
@@ -169,13 +170,19 @@ class SiteCost(Fields, frozen=True, kw_only=True):
 
 
 class SiteSpec(Fields, frozen=True, kw_only=True):
-    not_yet: ClassVar[frozenset[str]] = frozenset({"gateway", "endpointPicker", "metrics", "providerConfigName"})
+    not_yet: ClassVar[frozenset[str]] = frozenset({"endpointPicker", "providerConfigName"})
     locality: SiteLocality = SiteLocality()
     jurisdictions: tuple[Annotated[str, Meta(min_length=1), rule(syntax.label_value)], ...] = ()
     capacity: SiteCapacity = SiteCapacity()
     cost: SiteCost = SiteCost()
     state: Annotated[Literal["Active", "Draining", "Evacuated"], not_yet("Standby", "Maintenance")] = "Active"
     rtt_ms: dict[str, Annotated[float, Meta(ge=0, le=60_000)]] = msgspec.field(default_factory=dict)
+    gateway: SiteGateway | None = None
+    metrics: SiteMetrics | None = None
+
+    def complaints(self) -> Found:
+        if self.metrics is not None and self.gateway is None:
+            yield ("metrics",), "is only read of sites behind a gateway", "write gateway, or remove it"
 
 
 class Site(Resource, frozen=True, kw_only=True):

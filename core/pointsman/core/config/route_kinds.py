@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from pointsman.core.config import route_annotations, syntax
 from pointsman.core.config.document import Path, shown
+from pointsman.core.config.import_kinds import IMPORT_MARK
 from pointsman.core.config.meta import Duration, Hostname, Label, Name, Port, Resource
 from pointsman.core.config.regex import re2_complaint
 from pointsman.core.config.schema import Fields, not_yet, rule
@@ -171,6 +172,11 @@ class BackendRef(Fields, frozen=True, kw_only=True):
 
     def complaints(self) -> Found:
         yield from _repeated("filters", [f.type for f in self.filters])
+
+    def pool_of(self, namespace: str) -> str:
+        """Name of the pool in the Plan, for a route in `namespace`."""
+        mark = IMPORT_MARK if self.kind == "InferencePoolImport" else ""
+        return f"{self.namespace or namespace}/{self.name}{mark}"
 
 
 class Timeouts(Fields, frozen=True, kw_only=True):

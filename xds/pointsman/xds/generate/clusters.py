@@ -17,9 +17,9 @@ from google.protobuf import any_pb2, wrappers_pb2
 
 from pointsman.core import wire
 from pointsman.core.compile.residency import base_pool
-from pointsman.core.model import AppProtocol, HealthPolicy, Pool
+from pointsman.core.model import AppProtocol, HealthPolicy, Pool, UpstreamTls
 from pointsman.xds.generate.options import BuildOptions, GatewayTls
-from pointsman.xds.generate.pieces import ads, any_of, extension, is_ip, metadata_key, ms, socket, u32
+from pointsman.xds.generate.pieces import ads, any_of, extension, is_ip, metadata_key, ms, set_header, socket, u32
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -49,7 +49,35 @@ def pool_cluster(pool: Pool, options: BuildOptions) -> cluster_pb2.Cluster:
     cluster.outlier_detection.CopyFrom(_outlier_detection(health))
     cluster.circuit_breakers.CopyFrom(_breakers(options.max_connections, health))
     cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_upstream_protocol(pool.app_protocol, options))
+    for site, tls in gateways_with_tls(pool):
+        match = cluster.transport_socket_matches.add(name=site)
+        match.match.fields[wire.HOP_MATCH_KEY].string_value = site
+        match.transport_socket.CopyFrom(_site_tls(tls, pool.app_protocol))
     return cluster
+
+
+def gateways_with_tls(pool: Pool) -> list[tuple[str, UpstreamTls]]:
+    """The sites of a pool that are reached through their gateways by TLS, by name."""
+    found = [
+        (group.site, group.hop.tls) for group in pool.groups if group.hop is not None and group.hop.tls is not None
+    ]
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def _site_tls(tls: UpstreamTls, protocol: AppProtocol) -> base_pb2.TransportSocket:
+    """TLS to a site's gateway: without the name in its certificate any that the same authority issued would do."""
+    context = tls_pb2.UpstreamTlsContext(sni=tls.server_name)
+    common = context.common_tls_context
+    common.alpn_protocols.append("h2" if protocol is AppProtocol.H2C else "http/1.1")
+    common.validation_context.trusted_ca.filename = tls.ca_file
+    name = common.validation_context.match_typed_subject_alt_names.add()
+    name.san_type = tls_pb2.SubjectAltNameMatcher.DNS
+    name.matcher.exact = tls.server_name
+    if tls.cert_file:
+        certificate = common.tls_certificates.add()
+        certificate.certificate_chain.filename = tls.cert_file
+        certificate.private_key.filename = tls.key_file
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=any_of(context))
 
 
 def picker_cluster(options: BuildOptions) -> cluster_pb2.Cluster:
@@ -147,12 +175,16 @@ def _health_check(pool: Pool, health: HealthPolicy) -> health_check_pb2.HealthCh
     check = health_check_pb2.HealthCheck()
     _probe_times(check, health)
     # Cluster names hold a slash and more, which is no host name; Envoy would send it as one.
-    host = ".".join(reversed(base_pool(pool.name).split("/")))
+    host = ".".join(reversed(base_pool(pool.name).replace(":", "-").split("/")))
+    # A gateway that is probed asks its own endpoints, and not the gateway that probes it.
+    travelled = [set_header(wire.HOPS_HEADER, "1")] if any(group.hop for group in pool.groups) else []
     if pool.app_protocol is AppProtocol.H2C:
         check.grpc_health_check.authority = host
+        check.grpc_health_check.initial_metadata.extend(travelled)
     else:
         check.http_health_check.host = host
         check.http_health_check.path = pool.health_path
+        check.http_health_check.request_headers_to_add.extend(travelled)
         # Other bad answers count towards the threshold; without this list a single 503 would take a host out at once.
         check.http_health_check.retriable_statuses.add(start=429, end=430)
         check.http_health_check.retriable_statuses.add(start=500, end=600)

@@ -10,7 +10,7 @@ from envoy.config.core.v3 import base_pb2, health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from pointsman.core import wire
-from pointsman.core.model import Endpoint, Health, Pool, Site, SiteGroup
+from pointsman.core.model import Endpoint, Health, Hop, Pool, Site, SiteGroup
 from pointsman.xds.generate.pieces import embedded
 
 HEALTH: Final = {
@@ -20,6 +20,9 @@ HEALTH: Final = {
     Health.DRAINING: health_check_pb2.DRAINING,
     Health.UNHEALTHY: health_check_pb2.UNHEALTHY,
 }
+
+TRANSPORT_MATCH: Final = "envoy.transport_socket_match"
+"""Metadata by which Envoy finds the transport socket of an endpoint."""
 
 CHUNK: Final = 64
 """Endpoints that are encoded together: one that changes costs this many and not all of its pool."""
@@ -32,6 +35,7 @@ class GroupPart:
     """One site's endpoints in serialised form: the locality, and chunks of endpoints with what they were made from."""
 
     head: bytes
+    hop: Hop | None
     chunks: tuple[tuple[tuple[Endpoint, ...], bytes], ...]
 
     def field(self) -> bytes:
@@ -70,20 +74,23 @@ def group_part(
     locality.locality.region = site.locality.region if site and site.locality.region else group.site
     locality.locality.zone = site.locality.zone if site else ""
     locality.locality.sub_zone = group.site
-    known = before.chunks if before is not None else ()
+    known = before.chunks if before is not None and before.hop == group.hop else ()
     chunks = []
     for number, start in enumerate(range(0, len(group.endpoints), CHUNK)):
         members = group.endpoints[start : start + CHUNK]
         same = number < len(known) and known[number][0] == members
-        chunks.append(known[number] if same else (members, _encode(members)))
-    return GroupPart(head=locality.SerializeToString(deterministic=True), chunks=tuple(chunks))
+        chunks.append(known[number] if same else (members, _encode(members, group.hop)))
+    return GroupPart(head=locality.SerializeToString(deterministic=True), hop=group.hop, chunks=tuple(chunks))
 
 
-def _encode(members: Iterable[Endpoint]) -> bytes:
+def _encode(members: Iterable[Endpoint], hop: Hop | None) -> bytes:
     """Endpoints as a serialised `LocalityLbEndpoints` that holds nothing else: concatenated messages merge."""
     message = endpoint_components_pb2.LocalityLbEndpoints()
     for endpoint in members:
-        _fill(message.lb_endpoints.add(), endpoint)
+        host = message.lb_endpoints.add()
+        _fill(host, endpoint)
+        if hop is not None:
+            _fill_hop(host, endpoint, hop)
     return message.SerializeToString(deterministic=True)
 
 
@@ -97,6 +104,15 @@ def _fill(host: endpoint_components_pb2.LbEndpoint, endpoint: Endpoint) -> None:
     fields = host.metadata.filter_metadata[wire.PICK_NAMESPACE].fields
     fields["endpoint"].string_value = endpoint.name
     fields["site"].string_value = endpoint.site
+
+
+def _fill_hop(host: endpoint_components_pb2.LbEndpoint, endpoint: Endpoint, hop: Hop) -> None:
+    """What is different at a gateway: its TLS, and the host name that it is probed with, which its routes must take."""
+    if hop.tls is not None:
+        match = host.metadata.filter_metadata[TRANSPORT_MATCH].fields
+        match[wire.HOP_MATCH_KEY].string_value = endpoint.site
+        host.endpoint.health_check_config.hostname = hop.tls.server_name
+    host.endpoint.health_check_config.disable_active_health_check = not hop.probed
 
 
 def node_locality(site: Site | None) -> base_pb2.Locality:
