@@ -151,3 +151,41 @@ def test_sums_always_equal_the_open_accounts(steps: list[tuple[str, str, int, in
     assert len(inflight) == 0
     for name in COLUMNS:
         assert not getattr(table, name)[:3].any()
+
+
+def reported(at_s: float) -> Account:
+    return Account(
+        row=0,
+        opened_at_s=at_s,
+        heard_at_s=at_s,
+        prefill_ms=10.0,
+        uncached_tokens=100,
+        context_tokens=100,
+        reported=True,
+    )
+
+
+def test_while_reports_flow_what_no_gateway_tells_of_is_soon_dropped() -> None:
+    """A pick that came too late for Envoy has no entry at all: its endpoint must not look late for a minute."""
+    inflight = InFlight(EndpointTable())
+    inflight.open("unused", reported(0.0))
+    inflight.open("runs", reported(0.0))
+    for second in range(12):
+        inflight.heard("runs", float(second))
+        inflight.expire(float(second))
+        assert (inflight.get("unused") is None) == (second >= 6)
+    assert inflight.get("runs") is not None
+
+
+def test_after_a_pause_of_all_reports_nothing_is_dropped_early() -> None:
+    """They are queued behind each other when a frozen process goes on."""
+    inflight = InFlight(EndpointTable())
+    inflight.open("a", reported(0.0))
+    inflight.open("b", reported(0.0))
+    for second in range(8):
+        inflight.heard("a", float(second))
+        inflight.heard("b", float(second))
+    inflight.heard("a", 30.0)
+    assert inflight.expire(30.1) == 0
+    inflight.heard("b", 30.2)
+    assert inflight.expire(30.3) == 0

@@ -28,7 +28,8 @@ class PickRequest:
 
     `affinity` is the user or session, empty when unknown. `subset`: endpoints (`ip:port`) that the gateway allows,
     None for all. `residency`: jurisdictions that the request must not leave. `objective`: the
-    InferenceObjective that it names. `route` is the name of the rule that Envoy matched.
+    InferenceObjective that it names. `route` is the name of the rule that Envoy matched. `reported`:
+    the gateway tells of each running request every second.
     """
 
     pool: str
@@ -39,6 +40,7 @@ class PickRequest:
     subset: frozenset[str] | None = None
     residency: frozenset[str] = frozenset()
     objective: str = ""
+    reported: bool = False
     route: str = ""
 
 

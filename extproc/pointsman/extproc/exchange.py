@@ -87,9 +87,18 @@ class _Seen:
 
 
 class Exchange:
-    """One stream. `default_pool` is used for peers that do not send the attribute `xds.cluster_name`."""
+    """One stream. `default_pool` is used for peers that do not send the attribute `xds.cluster_name`; `reported`: the
+    gateway tells of each running request every second."""
 
-    def __init__(self, picker: Picks, *, default_pool: str = "", max_body_bytes: int = MAX_PROMPT_BYTES) -> None:
+    def __init__(
+        self,
+        picker: Picks,
+        *,
+        default_pool: str = "",
+        max_body_bytes: int = MAX_PROMPT_BYTES,
+        reported: bool = False,
+    ) -> None:
+        self._reported = reported
         self.phase = Phase.START
         self.decision: Decision | None = None
         self._picker = picker
@@ -219,6 +228,7 @@ class Exchange:
                 objective=seen.objective,
                 route=seen.route,
                 subset=seen.subset,
+                reported=self._reported,
             )
         )
         return self.decision

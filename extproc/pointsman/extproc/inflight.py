@@ -24,6 +24,13 @@ EXPIRY_S = 60.0
 """Silence after which an account is dropped. Envoy logs each running request once a second, so this is sixty missing
 logs; and it outlasts the longest sensible prefill queue behind a gateway that only logs at the end."""
 
+REPORTED_EXPIRY_S = 6.0
+"""The same for a gateway that reports each second, while reports flow: six are missing. The pick came too late for
+Envoy and was never used, or its entry was lost; for a minute its endpoint would look late."""
+
+FLOW_GAP_S = 2.0
+"""Reports flow while no more than this passes between two of them, whosever requests they are about."""
+
 MEAN_SHARE = 0.05
 """Weight of the newest prefill in the running mean: about the last twenty picks."""
 
@@ -65,6 +72,7 @@ class Account:
     trip it counted with. `expected_ms` is all that it expected until the first byte, None: not known; `streaming`:
     the answer comes in pieces, None: not known. `moved_from` is the row of the first choice where another serves.
     `reports`: how often the gateway has said that there is no byte yet; `told`: of the first byte, or the end.
+    `reported`: its gateway tells of each running request every second.
     """
 
     row: int
@@ -84,6 +92,7 @@ class Account:
     moved_from: int | None = None
     reports: int = 0
     told: bool = False
+    reported: bool = False
 
 
 class InFlight:
@@ -92,7 +101,10 @@ class InFlight:
     def __init__(self, table: EndpointTable, expiry_s: float = EXPIRY_S) -> None:
         self._table = table
         self._expiry_s = expiry_s
-        self._accounts: OrderedDict[str, Account] = OrderedDict()  # least recently heard of first
+        self._accounts: dict[str, Account] = {}
+        # Those of gateways that do not report, and of those that do; least recently heard of first.
+        self._queues: tuple[OrderedDict[str, Account], OrderedDict[str, Account]] = (OrderedDict(), OrderedDict())
+        self._heard_s = self._flow_since_s = -math.inf
         self._pending: dict[int, dict[int, Account]] = {}  # row → accounts without a first token, oldest first
         self._now_s = -math.inf
         self.mean_prefill_ms = FIRST_MEAN_MS
@@ -108,7 +120,7 @@ class InFlight:
         """Count a pick. A pick id that is already open is closed first."""
         self._now_s = max(self._now_s, account.opened_at_s)
         self.close(pick_id)
-        self._accounts[pick_id] = account
+        self._accounts[pick_id] = self._queues[account.reported][pick_id] = account
         if account.expected_ms is None and account.uncached_tokens:
             account.expected_ms = account.prefill_ms  # a policy that knows no queues
         self._add(account, 1)
@@ -120,8 +132,11 @@ class InFlight:
         self._now_s = max(self._now_s, now_s)
         account = self._accounts.get(pick_id)
         if account is not None:
+            if now_s - self._heard_s > FLOW_GAP_S:
+                self._flow_since_s = now_s
+            self._heard_s = now_s
             account.heard_at_s = max(now_s, account.heard_at_s)
-            self._accounts.move_to_end(pick_id)
+            self._queues[account.reported].move_to_end(pick_id)
         return account
 
     def first_token(self, pick_id: str) -> None:
@@ -146,6 +161,7 @@ class InFlight:
         """The request has ended, however; None for an unknown pick."""
         account = self._accounts.pop(pick_id, None)
         if account is not None:
+            del self._queues[account.reported][pick_id]
             self._add(account, -1)
         return account
 
@@ -204,13 +220,19 @@ class InFlight:
         """Drop the accounts that have been silent for too long; returns how many."""
         self._now_s = max(self._now_s, now_s)
         dropped = 0
-        while self._accounts:
-            pick_id, account = next(iter(self._accounts.items()))
-            if now_s - account.heard_at_s < self._expiry_s:
-                break
-            self.close(pick_id)
-            dropped += 1
+        for queue, expiry_s in zip(self._queues, (self._expiry_s, self._reported_expiry_s(now_s)), strict=True):
+            while queue:
+                pick_id, account = next(iter(queue.items()))
+                if now_s - account.heard_at_s < expiry_s:
+                    break
+                self.close(pick_id)
+                dropped += 1
         return dropped
+
+    def _reported_expiry_s(self, now_s: float) -> float:
+        """Shorter while reports have flowed for as long: after a pause (ours, or the gateway's) they may be queued."""
+        flows = now_s - self._heard_s <= FLOW_GAP_S and now_s - self._flow_since_s >= REPORTED_EXPIRY_S
+        return min(self._expiry_s, REPORTED_EXPIRY_S) if flows else self._expiry_s
 
     def _add(self, account: Account, sign: int) -> None:
         table, row = self._table, account.row

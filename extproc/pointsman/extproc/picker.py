@@ -211,6 +211,7 @@ class Picker:
             context_tokens=tokens,
             hashes=tuple(hashes),
             pool=request.pool,
+            reported=request.reported,
             streaming=body.stream if body.prompt_bytes and not body.problem else None,
         )
 

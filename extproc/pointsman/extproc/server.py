@@ -136,7 +136,7 @@ class _Shell:
 
     async def process_single(self, message: ext_proc.ProcessingRequest, context: Context) -> Any:
         """An ext_proc stream that has one message; its gateway speaks the one-message or the headers profile."""
-        exchange = Exchange(self._picker, default_pool=self._default_pool)
+        exchange = Exchange(self._picker, default_pool=self._default_pool, reported=True)
         began_s = time.perf_counter()
         try:
             answers = exchange.receive(message, await self._read(exchange, message))
