@@ -54,6 +54,7 @@ from pointsman.extproc.inflight import Silent
 from pointsman.extproc.kv_events.reader import KvEventReader
 from pointsman.extproc.peers import GossipNode, add_gossip, converse
 from pointsman.extproc.server import ALS_SERVICE, EXT_PROC_SERVICE
+from pointsman.extproc.site_metrics import SiteScraper
 from pointsman.failover.model import EndpointView
 from pointsman.xds import BuildOptions, GatewayTls, XdsServer
 from pointsman.xds.server import AGGREGATED
@@ -185,6 +186,8 @@ class ControlPlane:
             self._run_beside(stack, "rollouts", self.rollouts.run())
             self._scraper = Scraper(scraped, self.holder, registry=self.registry)
             self._run_beside(stack, "scraper", self._scraper.run())
+            sites = SiteScraper(self.workers or self.picker, self.holder, registry=self.registry)
+            self._run_beside(stack, "site metrics", sites.run())
             self._run_beside(stack, "failover", self.failover.run())
             self._run_beside(stack, "traffic operations", self.traffic_operations.run())
             self._run_beside(stack, "outages of arms", self._arms.run())

@@ -93,7 +93,7 @@ class EngineMetrics:
     `waiting` and `running` are requests, `kv_usage` is a fraction 0..1, `block_tokens` tokens per KV block,
     `capacity_tokens` the KV pool of all ranks in tokens, `host_tokens` their host tier, `start_time_s` seconds since
     the epoch; the `…_total` values are counters in tokens (preemptions: events). `running_loras` are the adapters that
-    have requests.
+    have requests. `engines` are the model servers behind the address: `waiting` and `running` are means over them.
     """
 
     waiting: float | None = None
@@ -109,6 +109,7 @@ class EngineMetrics:
     preemptions_total: float | None = None
     start_time_s: float | None = None
     running_loras: frozenset[str] = frozenset()
+    engines: int = 1
 
     @property
     def empty(self) -> bool:

@@ -95,7 +95,7 @@ class Site:
     `jurisdictions` are residency tags (a hard filter). `usd_per_gpu_hour` is 0 where the price is unknown.
     `max_concurrent` is the number of requests the site is meant to carry, 0: unknown. `rtt_ms` holds the round-trip
     times to other sites that were declared, by site name. `remote`: it is reached through its gateway, whose control
-    plane tells its load at `metrics_url` ("": nowhere).
+    plane tells its load at `metrics_url` ("": nowhere) to who has the token in `metrics_token_file` ("": to anybody).
     """
 
     name: str
@@ -108,6 +108,7 @@ class Site:
     rtt_ms: tuple[tuple[str, float], ...] = ()
     remote: bool = False
     metrics_url: str = ""
+    metrics_token_file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

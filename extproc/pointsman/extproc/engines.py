@@ -47,6 +47,7 @@ class Engines:
         self.adapters.running(row, metrics.running_loras)
         self._metrics[row] = metrics
         table.seen_at_s[row] = self._clock.monotonic_s()
+        table.engines[row] = metrics.engines
         table.seen_waiting[row] = _or_nan(metrics.waiting)
         table.seen_running[row] = _or_nan(metrics.running)
         table.seen_kv_usage[row] = _or_nan(metrics.kv_usage)

@@ -138,7 +138,7 @@ class Scraper:
             elapsed_ms = (time.perf_counter() - began_s) * 1000.0
             if response.status != 200:
                 raise UpstreamError(f"/metrics answered {response.status}")
-            return parse(await _bounded(response, MAX_PAGE_BYTES)), elapsed_ms
+            return parse(await bounded(response, MAX_PAGE_BYTES)), elapsed_ms
 
     async def _models(self, session: aiohttp.ClientSession, key: str) -> tuple[frozenset[str] | None, frozenset[str]]:
         """The models an endpoint lists, None when it does not say, which rules nothing out; those that are adapters."""
@@ -146,7 +146,7 @@ class Scraper:
             async with session.get(f"http://{key}/v1/models", allow_redirects=False) as response:
                 if response.status != 200:
                     return None, frozenset()
-                return model_names(await _bounded(response, self._options.max_models_bytes))
+                return model_names(await bounded(response, self._options.max_models_bytes))
         except (aiohttp.ClientError, UpstreamError, TimeoutError, OSError):
             return None, frozenset()
 
@@ -181,7 +181,7 @@ def model_names(body: bytes) -> tuple[frozenset[str] | None, frozenset[str]]:
     return frozenset(model.id for model in models), frozenset(model.id for model in models if model.parent)
 
 
-async def _bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+async def bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
     """The whole body, or `UpstreamError` past the limit."""
     chunks: list[bytes] = []
     size_bytes = 0

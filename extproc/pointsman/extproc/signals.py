@@ -53,13 +53,22 @@ def fuse(table: EndpointTable, rows: Chosen, now_s: float, mean_prefill_ms: floa
     capacity = table.capacity_tokens[rows]
     requests = (table.requests[rows] + table.remote_requests[rows]).astype(np.float64)
     seen_kv = np.fmax(usage * capacity, 0.0)  # NaN is 0
-    backlog = np.maximum(own_backlog_ms(table, rows, now_s) + table.remote_backlog_ms[rows], waiting * mean_prefill_ms)
+    backlog = own_backlog_ms(table, rows, now_s) + table.remote_backlog_ms[rows]
+    pending = (table.pending_tokens[rows] + table.remote_pending_tokens[rows]).astype(np.float64)
+    context = (table.context_tokens[rows] + table.remote_context_tokens[rows]).astype(np.float64)
+    fresh_kv = (table.fresh_kv_tokens[rows] + table.remote_fresh_kv_tokens[rows]).astype(np.float64)
+    engines = table.engines[rows]
+    if engines.max(initial=1.0) > 1.0:  # behind a gateway the work is divided between many
+        backlog, requests, pending, context, fresh_kv = (
+            part / engines for part in (backlog, requests, pending, context, fresh_kv)
+        )
+    backlog = np.maximum(backlog, waiting * mean_prefill_ms)
     return Load(
         backlog_ms=backlog,
-        pending_tokens=(table.pending_tokens[rows] + table.remote_pending_tokens[rows]).astype(np.float64),
+        pending_tokens=pending,
         running=np.maximum(requests, running),
-        context_tokens=np.maximum(table.context_tokens[rows] + table.remote_context_tokens[rows], seen_kv),
-        kv_tokens=np.maximum(table.fresh_kv_tokens[rows] + table.remote_fresh_kv_tokens[rows], seen_kv),
+        context_tokens=np.maximum(context, seen_kv),
+        kv_tokens=np.maximum(fresh_kv, seen_kv),
         capacity_tokens=capacity,
         rtt_ms=_rtt(table, rows),
         penalty_ms=faded_penalty_ms(table, rows, now_s),

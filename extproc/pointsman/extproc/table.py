@@ -58,6 +58,7 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "block_tokens": (np.float64, np.nan),
     "capacity_tokens": (np.float64, np.nan),
     "rtt_ms": (np.float64, np.nan),
+    "engines": (np.float64, 1.0),
     "prefill_ms": (np.float64, PREFILL_MS_PER_TOKEN),
     "attention_ms": (np.float64, PREFILL_MS_PER_TOKEN_SQUARED),
     "penalty_ms": (np.float64, 0.0),
@@ -118,6 +119,7 @@ class EndpointTable:
     block_tokens: Floats
     capacity_tokens: Floats
     rtt_ms: Floats
+    engines: Floats  # model servers behind the address: 1, but for a gateway
     prefill_ms: Floats  # p: ms for each uncached token
     attention_ms: Floats  # a: ms for each uncached token and token before it
     penalty_ms: Floats  # at `penalty_at_s`; halves with time

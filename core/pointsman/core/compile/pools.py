@@ -52,6 +52,7 @@ def compile_site(manifest: SiteManifest, remote: frozenset[str] = frozenset()) -
         rtt_ms=tuple(sorted(spec.rtt_ms.items())),
         remote=manifest.name in remote,
         metrics_url=spec.metrics.url if spec.metrics is not None and manifest.name in remote else "",
+        metrics_token_file=spec.metrics.token_file if spec.metrics is not None and manifest.name in remote else "",
     )
 
 

@@ -79,10 +79,12 @@ class SiteGateway(Fields, frozen=True, kw_only=True):
 
 
 class SiteMetrics(Fields, frozen=True, kw_only=True):
-    """The metrics page of the control plane at a site behind a gateway."""
+    """The metrics page of the control plane at a site behind a gateway. `tokenFile`, on the machine of our control
+    plane, holds its bearer token."""
 
     not_yet: ClassVar[frozenset[str]] = frozenset({"interval", "staleAfter"})
     url: Annotated[str, Meta(max_length=2048), rule(metrics_url)]
+    token_file: FilePath = ""
 
 
 class ExportingCluster(Fields, frozen=True, kw_only=True):

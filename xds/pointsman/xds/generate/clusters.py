@@ -10,6 +10,7 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.load_balancing_policies.common.v3 import common_pb2
 from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
 from envoy.extensions.load_balancing_policies.override_host.v3 import override_host_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import percent_pb2, range_pb2
@@ -71,7 +72,7 @@ def _site_tls(tls: UpstreamTls, protocol: AppProtocol) -> base_pb2.TransportSock
     common.alpn_protocols.append("h2" if protocol is AppProtocol.H2C else "http/1.1")
     common.validation_context.trusted_ca.filename = tls.ca_file
     name = common.validation_context.match_typed_subject_alt_names.add()
-    name.san_type = tls_pb2.SubjectAltNameMatcher.DNS
+    name.san_type = tls_common_pb2.SubjectAltNameMatcher.DNS
     name.matcher.exact = tls.server_name
     if tls.cert_file:
         certificate = common.tls_certificates.add()
