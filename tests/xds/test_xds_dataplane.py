@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -67,6 +68,11 @@ class Gate:
         self._session = session
         self._url = url
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self._url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
     async def ask(self, path: str = "/v1/x", *, method: str = "POST", size: int = 10, **headers: str) -> Any:
         """Status, JSON body and reason."""
         data = b"x" * size if method == "POST" else None
@@ -128,10 +134,27 @@ async def test_answers_of_the_gateway_itself_say_why(kit, upstreams) -> None:
         assert body["error"]["code"] == 503
         status, body, reason = await gate.ask("/nowhere")
         assert (status, reason) == (404, "route_not_found")
-        assert set(body["error"]) == {"message", "type", "param", "code"}
+        assert body["error"] == {
+            "message": "no rule of this gateway takes this request",
+            "type": "gateway_error",
+            "param": None,
+            "code": 404,
+        }
         status, body, reason = await gate.ask("/direct")
         assert (status, reason) == (503, "drained for the night")
-        assert body["error"]["message"] == "drained for the night"
+        assert (body["error"]["message"], body["error"]["type"]) == ("drained for the night", "gateway_error")
+
+
+async def test_a_tunnel_is_refused_at_once(kit, upstreams) -> None:
+    """A rule for every path does not take CONNECT, and the filters may not wait for the end of a tunnel."""
+    one = await upstreams.start("one")
+    plan = kit.plan_of([kit.pool("default/p", one)], kit.listener("http", kit.rule("all", ("default/p", 10_000))))
+    async with gateway(kit, plan) as gate:
+        reader, writer = await asyncio.open_connection(*gate.address)
+        writer.write(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.readline()).split()[1] == b"404"
+        writer.close()
 
 
 async def test_a_pool_that_fails_closed_answers_503_without_a_picker(kit, upstreams) -> None:

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2
 from pointsman.core import wire
 from pointsman.core.model import Gateway, Listener
 from pointsman.xds.generate.options import BuildOptions
-from pointsman.xds.generate.pieces import ads, any_of, boolean, extension, ms, socket, u32
+from pointsman.xds.generate.pieces import GATEWAY_ERROR, ads, any_of, boolean, extension, ms, socket, u32
 from pointsman.xds.generate.routes import BUFFER, EXT_PROC, VARIANT_NAMESPACE, route_config_name
 
 HCM: Final = "envoy.filters.network.http_connection_manager"
@@ -97,7 +97,10 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
     manager.http_filters.add(
         name=BUFFER, typed_config=any_of(buffer_pb2.Buffer(max_request_bytes=u32(options.max_prompt_bytes)))
     )
-    manager.http_filters.add(name=ROUTER, typed_config=any_of(router_pb2.Router()))
+    router = any_of(router_pb2.Router())
+    manager.http_filters.add(name=ROUTER, typed_config=router)
+    # No rule takes CONNECT, and a tunnel's body has no end for which the filters could wait: it is answered at once.
+    manager.upgrade_configs.add(upgrade_type="CONNECT").filters.add(name=ROUTER, typed_config=router)
     manager.access_log.append(_access_log(options))
     manager.access_log_options.access_log_flush_interval.CopyFrom(ms(options.access_log_flush_interval_ms))
     manager.local_reply_config.CopyFrom(_local_replies())
@@ -190,7 +193,10 @@ def _local_replies() -> hcm.LocalReplyConfig:
         append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
     )
     errors = accesslog_pb2.AccessLogFilter(status_code_filter=_status_at_least(400))
+    lost = accesslog_pb2.AccessLogFilter()
+    lost.response_flag_filter.flags.append("NR")
     for condition, message, reason in (
+        (lost, "no rule of this gateway takes this request", _DETAILS),
         (variant, "no endpoint of this variant is available", wire.VARIANT_UNAVAILABLE),
         (own, "%LOCAL_REPLY_BODY%", _DETAILS),
         (_cel(PICKER_FAILED), "the endpoint picker gave no answer", _DETAILS),
@@ -244,7 +250,7 @@ def _status_is(status: int) -> accesslog_pb2.StatusCodeFilter:
 
 def _openai_error(message: str) -> substitution_format_string_pb2.SubstitutionFormatString:
     text = struct_pb2.Value(string_value=message)
-    kind = struct_pb2.Value(string_value="gateway_error")
+    kind = struct_pb2.Value(string_value=GATEWAY_ERROR)
     null = struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
     code = struct_pb2.Value(string_value="%RESPONSE_CODE%")
     error = struct_pb2.Struct(fields={"message": text, "type": kind, "param": null, "code": code})

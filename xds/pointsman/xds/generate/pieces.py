@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Final
 
 from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, extension_pb2
 from envoy.type.metadata.v3 import metadata_pb2
@@ -11,6 +12,9 @@ from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 from google.protobuf.message import Message
 
 from pointsman.core.model import HeaderEdit
+
+GATEWAY_ERROR: Final = "gateway_error"
+"""`error.type` of answers that come from the gateway and not from a model server or the picker."""
 
 
 def any_of(message: Message) -> any_pb2.Any:

@@ -35,7 +35,7 @@ from pointsman.core.model import (
 )
 from pointsman.xds.generate.header_edits import collide, then
 from pointsman.xds.generate.options import BuildOptions
-from pointsman.xds.generate.pieces import any_of, boolean, embedded, header_options, ms, set_header, u32
+from pointsman.xds.generate.pieces import GATEWAY_ERROR, any_of, boolean, embedded, header_options, ms, set_header, u32
 
 EXT_PROC: Final = "envoy.filters.http.ext_proc"
 BUFFER: Final = "envoy.filters.http.buffer"
@@ -192,7 +192,7 @@ def _string_match(match: StringMatch) -> string_pb2.StringMatcher:
 
 
 def _fill_answer(route: route_components_pb2.Route, status: int, reason: str) -> None:
-    body = {"error": {"message": reason, "type": "pointsman_error", "param": None, "code": status}}
+    body = {"error": {"message": reason, "type": GATEWAY_ERROR, "param": None, "code": status}}
     route.direct_response.status = status
     route.direct_response.body.inline_string = json.dumps(body)
     # Only headers that are not there yet are filled in by the local reply configuration of the listener.
