@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.config_fixtures import manifests, problems, spoiled
+from config.config_fixtures import EXAMPLE, manifests, problems, spoiled
 from pointsman.core.compile import compile_plan
 from pointsman.core.compile.fleets import expand
+from pointsman.core.config import load
 from pointsman.core.config.fleet_kinds import ClusterExpression
 from pointsman.core.model import Gateway, Plan, Pool, Rule
 from pointsman.failover.manifest import policies_of
@@ -175,6 +176,15 @@ def test_tiers_reach_failover_with_a_policy_or_without() -> None:
         "members of InferenceFleet default/all have tiers, and this policy has none "
         "(write tiers here; they come before those at fleet.yaml:110)"
     )
+
+
+def test_the_example_is_two_tiers_of_which_the_second_is_a_gateway() -> None:
+    found = pool(compile_plan(load(EXAMPLE.parent / "three-sites")).gateways[0], "default/llama")
+    assert [(group.site, group.priority, group.hop is not None) for group in found.groups] == [
+        ("us-east", 0, False),
+        ("us-west", 1, False),
+        ("eu-west", 2, True),
+    ]
 
 
 def test_expanding_twice_changes_nothing() -> None:

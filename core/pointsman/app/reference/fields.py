@@ -21,7 +21,7 @@ RULES: Final[Mapping[str, str]] = {
     "dns_label": "DNS label",
     "dns_subdomain": "name (DNS subdomain)",
     "duration": "duration, such as `90s` or `1m30s`",
-    "file_path": "absolute path on the gateways' machines",
+    "file_path": "absolute path",
     "gateway_address": "IP address",
     "glob": "label value with `*` and `?`",
     "header_name": "header name",

@@ -88,7 +88,10 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "certFile": "A certificate that our gateways show (PEM); with `keyFile`.",
         "keyFile": "Its private key (PEM).",
     },
-    "import_kinds.SiteMetrics": {"url": "The metrics page of its control plane."},
+    "import_kinds.SiteMetrics": {
+        "url": "The metrics page of its control plane.",
+        "tokenFile": "A file on the machine of our control plane with the bearer token of that page.",
+    },
     "import_kinds.InferencePoolImport": {"status": "Which clusters export the pool; the API has no spec."},
     "import_kinds.ImportStatus": {"controllers": "Who found the exports."},
     "import_kinds.ImportController": {
