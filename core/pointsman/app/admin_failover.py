@@ -195,6 +195,10 @@ FAILOVER_SCHEMAS: Final[dict[str, Json]] = {
             "max_concurrent": {"type": "integer"},
             "load": {"type": ["number", "null"]},
             "ready": {"type": ["integer", "null"]},
+            "baseline": {
+                "type": "boolean",
+                "description": "What a first byte usually takes there is known, so latency can be judged.",
+            },
             "hold_down_s": {"type": "number"},
         },
     },

@@ -82,6 +82,7 @@ class _Run:
         self.saved: State | None = None
         self.saved_at_s = 0.0
         self.problem = ""
+        self.judged: frozenset[Member] = frozenset()  # their usual time to first byte is known
         self.waiting: asyncio.Task[None] | None = None
 
 
@@ -188,7 +189,7 @@ class Failover:
         waiting = [run.waiting for run, _, _ in steps if run.waiting is not None]
         if wait_s and waiting:
             await asyncio.wait(waiting, timeout=wait_s)
-        return [failover_json(run.state, problem=run.problem) for run, _, _ in steps]
+        return [failover_json(run.state, problem=run.problem, judged=run.judged) for run, _, _ in steps]
 
     def _located(self, command: Command) -> Command:
         """With the site and the pool of the endpoint that it names."""
@@ -201,7 +202,9 @@ class Failover:
 
     def status(self) -> list[Json]:
         """All policies, sorted by name."""
-        return [failover_json(run.state, problem=run.problem) for _, run in sorted(self._runs.items())]
+        return [
+            failover_json(run.state, problem=run.problem, judged=run.judged) for _, run in sorted(self._runs.items())
+        ]
 
     # The shell's loop.
 
@@ -282,6 +285,7 @@ class Failover:
         for run in self._runs.values():
             mine = {member: seen.get(member, []) for member in run.state.spec.members()}
             observations = run.detector.observe(now_s, waiting, mine)
+            run.judged = frozenset(one.member for one in observations if one.baseline)
             effects += self._step(run, Observed(observations=observations, at_s=now_s), wall_s)
             second = run.seconds.take(wall_s)
             if second is not None:

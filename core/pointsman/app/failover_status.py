@@ -38,9 +38,9 @@ _WORST: Final = {
 }
 
 
-def failover_json(state: State, *, problem: str = "") -> Json:
+def failover_json(state: State, *, problem: str = "", judged: frozenset[Member] = frozenset()) -> Json:
     """A policy as the API tells it. Shares are from 0 to 1, times are seconds since the epoch, null where there is
-    none."""
+    none. `judged`: members whose usual time to first byte is known."""
     spec = state.spec
     records = [record_json(record) for record in (*state.open, *state.records)]
     records.sort(key=lambda record: float(record["decided_at_s"]))
@@ -55,7 +55,7 @@ def failover_json(state: State, *, problem: str = "") -> Json:
         "frozen_by": state.frozen_by or ("a freeze window" if state.in_window else ""),
         "degraded": dict(state.degraded),
         "programmed": state.programmed >= state.change,
-        "sites": [_member(state, key) for key in sorted(state.members)],
+        "sites": [_member(state, key) | {"baseline": member_of(key) in judged} for key in sorted(state.members)],
         "endpoints": [
             {
                 "endpoint": key,

@@ -136,6 +136,7 @@ class Detector:
             endpoints=len(views),
             requests=requests,
             failing_endpoints=() if faults else failing,
+            baseline=state.baseline.known,
         )
 
     def _combined(self, faults: list[Finding]) -> tuple[Finding, ...]:

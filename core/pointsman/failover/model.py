@@ -58,7 +58,7 @@ class Sample:
 class Waiting:
     """A request that has been sent and has given no byte yet: its age, and when its first byte was expected.
 
-    `silent_ms`: for how much of its age it is known to have given none (proxies report once a second); None: all.
+    `silent_ms`: for how much of its age it is known to have given none (proxies report now and then); None: all.
     """
 
     endpoint: str
@@ -105,6 +105,7 @@ class Observation:
     """A member now. `clear`: there is evidence that it is well (None: no evidence either way, as without traffic).
 
     `load` is its fill level, 1.0: full, None: not known. `ready`: endpoints that could take a request.
+    `baseline`: it is known what the first byte usually takes there, so latency can be judged.
     """
 
     member: Member
@@ -115,6 +116,7 @@ class Observation:
     endpoints: int = 0
     requests: int = 0
     failing_endpoints: tuple[str, ...] = ()
+    baseline: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ class PickRequest:
     `affinity` is the user or session, empty when unknown. `subset`: endpoints (`ip:port`) that the gateway allows,
     None for all. `residency`: jurisdictions that the request must not leave. `objective`: the
     InferenceObjective that it names. `route` is the name of the rule that Envoy matched. `reported`:
-    the gateway tells of each running request every second.
+    the gateway tells of each running request, again and again.
     """
 
     pool: str

@@ -88,7 +88,7 @@ class _Seen:
 
 class Exchange:
     """One stream. `default_pool` is used for peers that do not send the attribute `xds.cluster_name`; `reported`: the
-    gateway tells of each running request every second."""
+    gateway tells of each running request, again and again."""
 
     def __init__(
         self,

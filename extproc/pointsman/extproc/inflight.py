@@ -3,7 +3,7 @@
 An account is opened at the pick, so that the next pick already sees it. Its prefill is pending until the first body
 byte, its context stays until the end. Whatever is lost on the way (access log entries, whole gateways) expires.
 
-The first byte is known late: Envoy logs a running request once a second, and a long prefill is a second done before it
+The first byte is known late: Envoy logs a running request twice a second, and a long prefill is a second done before it
 has given any token. So an endpoint's backlog is not the sum of what is pending but drains with time, a millisecond of
 prefill each millisecond; the reports correct it downwards. Each account has the time at which its prefill is due;
 `due_at_s` of a row is that of its oldest pending one, so that an endpoint that stalls is seen to be late.
@@ -21,11 +21,11 @@ from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.table import EndpointTable
 
 EXPIRY_S = 60.0
-"""Silence after which an account is dropped. Envoy logs each running request once a second, so this is sixty missing
+"""Silence after which an account is dropped. Envoy logs each running request twice a second, so this is 120 missing
 logs; and it outlasts the longest sensible prefill queue behind a gateway that only logs at the end."""
 
 REPORTED_EXPIRY_S = 6.0
-"""The same for a gateway that reports each second, while reports flow: six are missing. The pick came too late for
+"""The same for a gateway that reports what runs, while reports flow: twelve are missing. The pick came too late for
 Envoy and was never used, or its entry was lost; for a minute its endpoint would look late."""
 
 FLOW_GAP_S = 2.0
@@ -37,11 +37,11 @@ MEAN_SHARE = 0.05
 FIRST_MEAN_MS = 100.0
 """The mean prefill before any pick: 1,500 tokens, the mean of public chat traces (facts 2)."""
 
-REPORT_S = 1.0
+REPORT_S = 0.5
 """How often Envoy reports a request that runs (`access_log_flush_interval` of our gateways)."""
 
 LOST_S = 2.5
-"""Silence of the gateway after which it is not known any more whether a request waits: two reports are missing."""
+"""Silence of the gateway after which it is not known any more whether a request waits: five reports are missing."""
 
 MAX_SILENT = 32
 """Silent requests that are listed for each endpoint: what so many do not prove, more do not either."""
@@ -72,7 +72,7 @@ class Account:
     trip it counted with. `expected_ms` is all that it expected until the first byte, None: not known; `streaming`:
     the answer comes in pieces, None: not known. `moved_from` is the row of the first choice where another serves.
     `reports`: how often the gateway has said that there is no byte yet; `told`: of the first byte, or the end.
-    `reported`: its gateway tells of each running request every second.
+    `reported`: its gateway tells of each running request, again and again.
     """
 
     row: int

@@ -17,7 +17,8 @@ AGE_HALF_LIFE_S = 5.0
 """Age at which a scrape counts half: one scrape (0.2 s) late costs 3 % of its weight, 30 s without one is neutral."""
 
 GRACE_S = 1.5
-"""How late the report of a first token may be: Envoy logs running requests once a second and sends them every 50 ms."""
+"""How late the report of a first token may be: Envoy logs running requests every half second and sends them every
+50 ms; the rest is for a busy machine."""
 
 PENALTY_HALF_LIFE_S = 2.0
 """How fast the penalty for a 429 or 503 fades: queues drain in seconds, and Envoy ejects what keeps failing."""

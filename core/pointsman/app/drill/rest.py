@@ -51,6 +51,9 @@ async def failover_unrest(session: aiohttp.ClientSession, admin: str) -> str:
             await ask(session, admin, "failback", site=site)  # refused while it looks ill; it is asked again
         if away:
             return f"holds {away[0]['site']} for {away[0]['state']}"
+        unknown = [one["site"] for one in policy["sites"] if one["state"] == "Healthy" and not one["baseline"]]
+        if unknown:
+            return f"does not know yet what is usual at {unknown[0]}"
         out = policy["endpoints"]
         for one in out:
             await ask(session, admin, "activate", endpoint=one["endpoint"])
