@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "certs": "pointsman.app.commands.certs:certs",
     "completion": "pointsman.app.commands.completion:completion",
     "demo": "pointsman.app.commands.demo:demo",
+    "dns": "pointsman.app.commands.dns:dns",
     "drill": "pointsman.app.commands.drill:drill",
     "explain": "pointsman.app.commands.explain:explain",
     "failover": "pointsman.app.commands.failover:failover",
