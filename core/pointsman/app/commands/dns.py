@@ -8,7 +8,7 @@ import click
 import yaml
 
 from pointsman.app.client import Admin, admin_options
-from pointsman.app.commands.shared import refuse
+from pointsman.app.commands.shared import emit, output_option, refuse
 from pointsman.app.dns_export import MAX_TTL_S, MIN_TTL_S, DnsExportError, dns_endpoint, entries_of
 from pointsman.core.config.syntax import hostname
 from pointsman.core.errors import PointsmanError
@@ -53,8 +53,13 @@ def dns() -> None:
 )
 @click.option("--namespace", default="default", show_default=True, help="Of the manifest.")
 @click.option("--set-identifier", "identifier", default="", help="Where several control planes export the same name.")
-@click.option("--file", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write there, in one go.")
-@click.option("-o", "--output", type=click.Choice(["yaml"]), default="yaml", show_default=True, help="The format.")
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the manifest there, whole or not at all.",
+)
+@output_option
 @admin_options
 def export(
     admin: Admin,
@@ -67,17 +72,19 @@ def export(
     file: Path | None,
     output: str,
 ) -> None:
-    """Write a DNSEndpoint manifest for external-dns with the entries that are healthy now.
+    """Make a DNSEndpoint manifest for external-dns with the entries that are healthy now.
+
+    The table lists the entries; `-o yaml`, `-o json` and `--file` have the manifest.
 
     An entry is healthy when a proxy of the gateway is connected and has acknowledged its listeners. With none nothing
     is written, so that DNS keeps what it has.
 
     \b
     Exit code: 0 written, 1 no entry is healthy.
-    Example:
-      pointsman dns export --host chat.example.com --entry default/main=192.0.2.10 --ttl 20 --file entry.yaml
+    Examples:
+      pointsman dns export --host chat.example.com --entry default/main=192.0.2.10 --file entry.yaml
+      pointsman dns export --host chat.example.com --set-identifier eu-west -o yaml
     """
-    del output  # there is one so far
     try:
         entries = entries_of(admin.ask("GET", "/api/v1/status"), addresses)
         manifest = dns_endpoint(entries, host=host, ttl_s=ttl_s, namespace=namespace, identifier=identifier)
@@ -86,11 +93,9 @@ def export(
     for entry in entries:
         if entry.why:
             click.echo(f"left out: {entry.gateway} {entry.address}: {entry.why}", err=True)
-    text = yaml.safe_dump(manifest, sort_keys=False)
-    if file is None:
-        click.echo(text, nl=False)
-    else:
-        _write(file, text)
+    if file is not None:
+        _write(file, yaml.safe_dump(manifest, sort_keys=False))
+    emit(manifest, output, lambda: (f"{entry.gateway} {entry.address}" for entry in entries if not entry.why))
 
 
 def _write(file: Path, text: str) -> None:
