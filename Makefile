@@ -13,7 +13,7 @@ test: .venv/.dev
 test-observability: .venv/.dev
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null || { \
 		echo 'prometheus and promtool are not installed: apt-get install -y --no-install-recommends prometheus' >&2; exit 1; }
-	$(BIN)/pytest -q -n 2 --dist worksteal -m observability tests/observe
+	$(BIN)/pytest -q -n 2 --dist worksteal -m observability tests/observe tests/docs
 
 # The live page in headless Chromium, in front of a real fleet: Debian's package is needed.
 test-page: .venv/.dev

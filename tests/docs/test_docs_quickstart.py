@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,26 +93,82 @@ def test_make_run_starts_what_the_page_says() -> None:
 async def test_every_command_of_the_quickstart_does_what_the_page_shows(tmp_path: Path) -> None:
     wanted = steps(PAGE)
     assert len(wanted) >= 12
+    async with make_run(tmp_path) as run:
+        outputs = await _typed(wanted, run, tmp_path)
+    assert len(outputs) == len(wanted), "the shell ended before the page did"
+    for step, (output, code) in zip(wanted, outputs, strict=True):
+        assert code == 0, f"$ {step.command}\nexit code {code}\n{output}"
+        compare(step, output)
+
+
+@pytest.mark.observability
+async def test_the_query_of_the_quickstart_has_an_answer(tmp_path: Path) -> None:
+    block, transcript = re.findall(r"^```sh\n(prometheus .*?)^```\n```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[
+        0
+    ]
+    server, query = block.strip().split("\n")
+    async with make_run(tmp_path) as run:
+        run.places["127.0.0.1:9090"] = f"{run.address}:{run.net.free_port(run.address)}"
+        shutil.copytree(ROOT / "deploy" / "prometheus", tmp_path / "deploy" / "prometheus")
+        config = tmp_path / "deploy" / "prometheus" / "prometheus.yaml"
+        config.write_text(run.here(config.read_text(encoding="utf-8")), encoding="utf-8")
+        await _typed(
+            [Step("for i in $(seq 10); do ask; done", ()), Step("ask -H 'x-model-variant: canary'", ())], run, tmp_path
+        )
+        process = await asyncio.create_subprocess_exec(
+            *shlex.split(run.here(server)), cwd=tmp_path, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+
+            async def answered() -> bool:
+                found = await _typed([Step(query, tuple(transcript.strip().split("\n")))], run, tmp_path)
+                lines = found[0][0].strip().split("\n")
+                return all(
+                    any(pattern(told).fullmatch(line) for line in lines) for told in transcript.split("\n") if told
+                )
+
+            await eventually(answered, timeout_s=60, what="Prometheus has what the page shows")
+        finally:
+            process.kill()
+            await process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What `make run` starts. `places`: an address of the page → the one that is used instead."""
+
+    net: Loopback
+    address: str
+    places: dict[str, str]
+
+    def here(self, text: str) -> str:
+        """A text of the page for this run."""
+        for written, taken in self.places.items():
+            text = text.replace(written, taken)
+        return text
+
+
+@asynccontextmanager
+async def make_run(folder: Path) -> AsyncIterator[Run]:
+    """The example as `make run` starts it, on addresses that no other test uses, twenty times as fast."""
     net = Loopback()
     address = net.address()
     http, grpc, admin = (net.free_port(address) for _ in range(3))
-    ports = {"127.0.0.1:8080": f"{address}:{http}", "127.0.0.1:18001": f"{address}:{admin}"}
-    _examples(tmp_path, net, address, (http, grpc))
-    ready = tmp_path / "ready.json"
+    _examples(folder, net, address, (http, grpc))
+    ready = folder / "ready.json"
     process = await asyncio.create_subprocess_exec(
         POINTSMAN, "up", "--config", "examples/two-sites", "--simulate", "--speed", "20", "--ready-file", ready,
         "--grpc-address", address, "--grpc-port", "0", "--admin-address", address, "--admin-port", str(admin),
-        cwd=tmp_path, start_new_session=True, stdout=asyncio.subprocess.DEVNULL,
+        cwd=folder, start_new_session=True, stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    with ExitStack() as stack:
-        stack.callback(lambda: process.returncode is None and process.kill())
+    try:
         await eventually(lambda: ready.exists() or process.returncode is not None, timeout_s=90, what="ready")
         assert process.returncode is None
-        outputs = await _typed(wanted, ports, tmp_path, f"http://{address}:{admin}")
-        for step, (output, code) in zip(wanted, outputs, strict=True):
-            assert code == 0, f"$ {step.command}\nexit code {code}\n{output}"
-            compare(step, output)
-    await process.wait()
+        yield Run(net, address, {"127.0.0.1:8080": f"{address}:{http}", "127.0.0.1:18001": f"{address}:{admin}"})
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 def _examples(folder: Path, net: Loopback, address: str, ports: tuple[int, int]) -> None:
@@ -125,13 +182,13 @@ def _examples(folder: Path, net: Loopback, address: str, ports: tuple[int, int])
         path.write_text(text, encoding="utf-8")
 
 
-async def _typed(wanted: list[Step], ports: dict[str, str], folder: Path, admin: str) -> list[tuple[str, int]]:
-    """Output and exit code of each command, all typed into one shell."""
-    script = "\n".join(f"{step.command}\nprintf '\\n{MARK}%d\\n' $?" for step in wanted)
-    for written, taken in ports.items():
-        script = script.replace(written, taken)
+async def _typed(wanted: list[Step], run: Run, folder: Path) -> list[tuple[str, int]]:
+    """Output and exit code of each command, all typed into one shell, after the page's own preparations."""
+    prepared = [step.command for step in steps(PAGE)[:2]] if wanted[0] != steps(PAGE)[0] else []
+    script = "\n".join([*prepared, *(f"{step.command}\nprintf '\\n{MARK}%d\\n' $?" for step in wanted)])
+    admin = f"http://{run.places['127.0.0.1:18001']}"
     shell = await asyncio.create_subprocess_exec(
-        "bash", "-c", script,
+        "bash", "-c", run.here(script),
         cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "POINTSMAN_ADMIN": admin, "PATH": f"{POINTSMAN.parent}:{os.environ['PATH']}"},
     )  # fmt: skip
