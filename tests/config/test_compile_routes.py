@@ -247,7 +247,7 @@ class TestRules:
         assert (only.arms[0].request_headers, only.arms[0].response_headers) == (HeaderEdit(), edited)
         assert only.timeout_ms == 90_500
 
-    @pytest.mark.parametrize(("written", "idle_ms"), [("10s", 300_000), ("0s", 300_000), ("30m", 1_800_000)])
+    @pytest.mark.parametrize(("written", "idle_ms"), [("10s", 300_000), ("0s", 0), ("30m", 1_800_000)])
     def test_a_long_time_for_a_request_is_not_cut_short_by_silence(self, written: str, idle_ms: int) -> None:
         text = without_routes() + route(
             "r", f"rules: [{{timeouts: {{request: {written}}}, backendRefs: [{backend('stable')}]}}]"

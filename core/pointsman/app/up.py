@@ -21,7 +21,8 @@ from pointsman.app.simulate import Simulator, SimulatorError, start_simulator, w
 from pointsman.core.compile import compile_plan
 from pointsman.core.config import load
 from pointsman.core.model import Gateway, Listener, Locality, PickProfile, Plan
-from pointsman.xds import bootstrap
+from pointsman.xds import GatewayLimits, bootstrap
+from pointsman.xds.limits import DEFAULT_LIMITS
 
 log = structlog.get_logger()
 
@@ -32,7 +33,8 @@ RESTART_DELAY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
-    """What the user chose for `pointsman up`. `state` is the folder for logs and generated files."""
+    """What the user chose for `pointsman up`. `state` is the folder for logs and generated files, `limits` are those of
+    each Envoy."""
 
     control_plane: ControlPlaneOptions
     state: Path
@@ -40,6 +42,7 @@ class UpOptions:
     envoy: bool = True
     speed: float = 1.0
     concurrency: int = 1
+    limits: GatewayLimits = DEFAULT_LIMITS
     delta: bool = True
     ready_file: Path | None = None
 
@@ -131,6 +134,7 @@ class EnvoyFleet:
             0,
             delta=self._options.delta,
             lrs=True,
+            limits=self._options.limits,
         )
         folder = self._options.state / "envoy" / short
         try:

@@ -346,13 +346,16 @@ class Gateway:
     """A group of Envoy proxies that get the same configuration (Gateway API `Gateway`).
 
     `site` names the Site the proxies stand at ("" when it is not said). `pools` are the pools its rules use, each
-    with the priorities seen from that site: near groups first.
+    with the priorities seen from that site: near groups first. `receive_timeout_ms`: how long a client may take to send
+    a request, 0 for no limit, None for the default. `trusted_hops`: proxies in front of it that are believed.
     """
 
     name: str  # "namespace/name"
     site: str = ""
     listeners: tuple[Listener, ...] = ()
     pools: tuple[Pool, ...] = ()
+    receive_timeout_ms: int | None = None
+    trusted_hops: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

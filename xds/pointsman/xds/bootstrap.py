@@ -10,6 +10,7 @@ from pointsman.core import wire
 from pointsman.core.model import Locality
 from pointsman.xds.generate.options import GatewayTls
 from pointsman.xds.generate.pieces import is_ip
+from pointsman.xds.limits import DEFAULT_LIMITS, GatewayLimits, overload_manager
 
 Json = dict[str, Any]
 
@@ -26,6 +27,7 @@ def bootstrap(  # noqa: PLR0917
     delta: bool = False,
     lrs: bool = False,
     tls: GatewayTls | None = None,
+    limits: GatewayLimits = DEFAULT_LIMITS,
 ) -> Json:
     """An Envoy bootstrap as a JSON-able dict.
 
@@ -34,7 +36,8 @@ def bootstrap(  # noqa: PLR0917
     second priority 1 and so on, each with a health check. Envoy's own list of failover servers does not help: it is
     left for good after the first answer. `delta` selects the incremental protocol, `lrs` reports load to the
     control plane. With `tls` control planes are reached by mutual TLS with the secrets in `tls.folder` (see
-    `gateway_secrets`), and are told where these are, so that they can say the same for the picker.
+    `gateway_secrets`), and are told where these are, so that they can say the same for the picker. `limits` are those
+    of the process.
     """
     if not xds_addresses:
         raise ValueError("a bootstrap needs the address of at least one control plane")
@@ -44,7 +47,8 @@ def bootstrap(  # noqa: PLR0917
             "cluster": node_cluster,
             "locality": {"region": locality.region, "zone": locality.zone, "sub_zone": locality.sub_zone},
         },
-        "admin": {"address": _address(admin_address, admin_port)},
+        # Whoever looks after a gateway gets in when its clients don't.
+        "admin": {"address": _address(admin_address, admin_port), "ignore_global_conn_limit": True},
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC" if delta else "GRPC",
@@ -56,7 +60,7 @@ def bootstrap(  # noqa: PLR0917
             "lds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "15s"},
         },
         "static_resources": {"clusters": [_xds_cluster(xds_addresses)]},
-        "overload_manager": _connection_limit(),
+        "overload_manager": overload_manager(limits),
     }
     if tls is not None:
         result["node"]["metadata"] = {wire.TLS_FOLDER_KEY: tls.folder, wire.SERVER_NAME_KEY: tls.server_name}
@@ -187,13 +191,3 @@ def _xds_cluster(addresses: Sequence[tuple[str, int]]) -> Json:
             }
         ]
     return cluster
-
-
-def _connection_limit() -> Json:
-    """Accept no more client connections than a process with usual file limits can serve."""
-    name = "envoy.resource_monitors.global_downstream_max_connections"
-    config = (
-        "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
-    )
-    limit = {"@type": config, "max_active_downstream_connections": "50000"}
-    return {"resource_monitors": [{"name": name, "typed_config": limit}]}

@@ -132,7 +132,8 @@ def _assignment(pool: Pool, sites: dict[str, Site], memory: BuildCache) -> Resou
 
 def _listener(gateway: Gateway, listener: Listener, options: BuildOptions, memory: BuildCache) -> Resource:
     name = listener_name(gateway, listener)
-    inputs = (listener.address, listener.port, options)  # no rules: a weight change must never touch a listener
+    terms = (gateway.receive_timeout_ms, gateway.trusted_hops)
+    inputs = (listener.address, listener.port, terms, options)  # no rules: a weight change must never touch a listener
     return memory.get(
         (LISTENER, name),
         inputs,

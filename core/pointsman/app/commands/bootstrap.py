@@ -12,8 +12,9 @@ from pointsman.app.commands.shared import host_port
 from pointsman.app.trial_certificates import SERVER_NAME
 from pointsman.core import defaults
 from pointsman.core.model import Locality
-from pointsman.xds import GatewayTls, gateway_secrets
+from pointsman.xds import GatewayLimits, GatewayTls, gateway_secrets
 from pointsman.xds import bootstrap as make_bootstrap
+from pointsman.xds.limits import DEFAULT_LIMITS, MIB
 
 
 @click.command()
@@ -33,6 +34,20 @@ from pointsman.xds import bootstrap as make_bootstrap
 @click.option("--zone", default="")
 @click.option("--admin-address", default=defaults.LOOPBACK, show_default=True, help="Envoy's own admin server.")
 @click.option("--admin-port", type=click.IntRange(0, 65_535), default=19_000, show_default=True)
+@click.option(
+    "--max-heap-mib",
+    type=click.IntRange(min=16),
+    default=DEFAULT_LIMITS.max_heap_bytes // MIB,
+    show_default=True,
+    help="Memory past which it refuses requests; in a container 80 % of its limit.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=DEFAULT_LIMITS.max_connections,
+    show_default=True,
+    help="Client connections at a time, over all listeners.",
+)
 @click.option("--xds-protocol", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True)
 @click.option("--tls-cert", default="", metavar="FILE", help="The gateway's certificate: control planes need TLS.")
 @click.option("--tls-key", default="", metavar="FILE", help="Its private key.")
@@ -60,6 +75,8 @@ def bootstrap(
     zone: str,
     admin_address: str,
     admin_port: int,
+    max_heap_mib: int,
+    max_connections: int,
     xds_protocol: str,
     tls_cert: str,
     tls_key: str,
@@ -101,6 +118,7 @@ def bootstrap(
         delta=xds_protocol == "delta",
         lrs=True,
         tls=tls,
+        limits=GatewayLimits(max_heap_bytes=max_heap_mib * MIB, max_connections=max_connections),
     )
     if out is None:
         click.echo(json.dumps(config, indent=2))

@@ -19,6 +19,8 @@ from pointsman.app.up import UpOptions, running, until_stopped
 from pointsman.core import defaults
 from pointsman.core.errors import PointsmanError
 from pointsman.extproc import PickPolicy
+from pointsman.xds import GatewayLimits
+from pointsman.xds.limits import DEFAULT_LIMITS, MIB
 
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 
@@ -96,6 +98,13 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
     show_default=True,
     help="Simulated replicas run this many times faster than the modelled GPU.",
 )
+@click.option(
+    "--max-heap-mib",
+    type=click.IntRange(min=16),
+    default=DEFAULT_LIMITS.max_heap_bytes // MIB,
+    show_default=True,
+    help="Memory past which each Envoy that is started here refuses requests.",
+)
 @click.option("--xds-protocol", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True)
 @click.option(
     "--ready-file",
@@ -149,6 +158,7 @@ async def _up(
     policy: str,
     state: Path,
     speed: float,
+    max_heap_mib: int,
     xds_protocol: str,
     ready_file: Path | None,
 ) -> None:
@@ -178,6 +188,7 @@ async def _up(
         envoy=not no_envoy,
         speed=speed,
         delta=xds_protocol == "delta",
+        limits=GatewayLimits(max_heap_bytes=max_heap_mib * MIB),
         ready_file=ready_file,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pointsman.core.config import meta, pool_annotations, route_annotations
+from pointsman.core.config import gateway_annotations, meta, pool_annotations, route_annotations
 from pointsman.core.config.kinds import GROUPS
 
 
@@ -26,6 +26,18 @@ NAMES: Final[dict[str, Name]] = {
     ),
     meta.BIND_ADDRESS: Name(
         values="IP address", default="`spec.addresses`, else 127.0.0.1", text="The address that its listeners bind."
+    ),
+    gateway_annotations.RECEIVE_TIMEOUT: Name(
+        values="duration",
+        default="`5m`",
+        text="How long a client may take to send a request before it gets 408; an answer that has begun may take any "
+        "time. `0s`: no limit, for client streams that are longer than that before the server says anything.",
+    ),
+    gateway_annotations.TRUSTED_HOPS: Name(
+        values="number",
+        default="`0`",
+        text="Proxies in front of the gateway whose `x-forwarded-for` is believed: 1 behind one load balancer that "
+        "adds it. Too many, and clients say who they are.",
     ),
     meta.POOL: Name(values="name", text="The InferencePool, in the same namespace, that its endpoints belong to."),
     meta.MODEL: Name(values="name of a model", text="The model that its endpoints serve."),

@@ -18,6 +18,7 @@ from pointsman.core.compile.residency import DIRECT, base_pool, bind, narrow, pl
 from pointsman.core.compile.rules import CompiledRoute, compile_route
 from pointsman.core.config.attachment import listeners_of
 from pointsman.core.config.check_pools import pool_key
+from pointsman.core.config.gateway_annotations import receive_timeout_ms, trusted_hops
 from pointsman.core.config.gateway_kinds import Gateway as GatewayManifest
 from pointsman.core.config.manifests import Manifests
 from pointsman.core.config.pool_kinds import EndpointSlice
@@ -99,6 +100,8 @@ def _gateway(
         site=gateway.site,
         listeners=_listeners(gateway, ours, ranked),
         pools=_pools(used, expanded, site_order(gateway.site, expanded.manifests.sites), overlay),
+        receive_timeout_ms=receive_timeout_ms(gateway.metadata.annotations),
+        trusted_hops=trusted_hops(gateway.metadata.annotations),
     )
 
 

@@ -102,6 +102,13 @@ class _Place:
     def timeout_ms(self) -> int:
         return duration_ms(self.rule.timeouts.request) if isinstance(self.rule, HTTPRule) else 0
 
+    def idle_timeout_ms(self) -> int:
+        """An answer that is not streamed is silent until it is whole: who allows it more time means that, too, and
+        who allows it any time does not mean five minutes."""
+        written = isinstance(self.rule, HTTPRule) and bool(self.rule.timeouts.request)
+        limit_ms = self.timeout_ms()
+        return 0 if written and not limit_ms else max(DEFAULT_IDLE_TIMEOUT_MS, limit_ms)
+
 
 def _http_match(match: HTTPMatch) -> _Match:
     query = tuple(StringMatch(type=MatchType(q.type), name=q.name, value=q.value) for q in match.query_params)
@@ -144,8 +151,7 @@ def _ranked(place: _Place, settled: Settled, terms: RouteTerms) -> Iterator[Rank
             arms=arms,
             profile=one.profile if works else PickProfile.NONE,
             timeout_ms=place.timeout_ms(),
-            # An answer that is not streamed is silent until it is whole: who allows it more time means that, too.
-            idle_timeout_ms=max(DEFAULT_IDLE_TIMEOUT_MS, place.timeout_ms()),
+            idle_timeout_ms=place.idle_timeout_ms(),
             request_headers=request,
             response_headers=response,
             hash_header=terms.sticky_header,

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from pointsman.core.config import meta, syntax
+from pointsman.core.config import gateway_annotations, meta, syntax
 from pointsman.core.config.document import Path
 from pointsman.core.config.meta import Hostname, Label, Name, Port, Resource
 from pointsman.core.config.schema import Fields, not_yet
@@ -70,13 +70,14 @@ class GatewaySpec(Fields, frozen=True, kw_only=True):
 class Gateway(Resource, frozen=True, kw_only=True):
     """A group of Envoy proxies with the same listeners."""
 
-    own_annotations: ClassVar[frozenset[str]] = frozenset({meta.SITE, meta.BIND_ADDRESS})
+    own_annotations: ClassVar[frozenset[str]] = gateway_annotations.GATEWAY_ANNOTATIONS | {meta.SITE, meta.BIND_ADDRESS}
     spec: GatewaySpec
 
     def complaints(self) -> Iterable[tuple[Path, str, str]]:
         bind = self.metadata.annotations.get(meta.BIND_ADDRESS)
         if bind is not None and (complaint := syntax.ip_address(bind)):
             yield ("metadata", "annotations", meta.BIND_ADDRESS), *complaint
+        yield from gateway_annotations.complaints(self.metadata.annotations)
 
     @property
     def site(self) -> str:

@@ -51,6 +51,9 @@ NOTHING_PICKED: Final = f"response.headers['{wire.REASON_HEADER}'] == '{wire.NO_
 PICKER_FAILED: Final = "response.code_details.startsWith('ext_proc')"
 """CEL: the answer is Envoy's because ext_proc failed, and not one that the picker gave."""
 
+SHORT_OF_MEMORY: Final = "response.code_details == 'overload'"
+"""CEL: the overload manager refuses requests; Envoy sets no flag for it."""
+
 
 def listener_name(gateway: Gateway, listener: Listener) -> str:
     """Name of a listener resource."""
@@ -71,6 +74,7 @@ def listener_resource(gateway: Gateway, listener: Listener, options: BuildOption
 
 def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) -> hcm.HttpConnectionManager:
     """ext_proc → buffer → router, routes over ADS, access log to the picker."""
+    receive_ms = gateway.receive_timeout_ms
     manager = hcm.HttpConnectionManager(
         stat_prefix=listener.name,
         codec_type=hcm.HttpConnectionManager.AUTO,
@@ -84,6 +88,8 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
         stream_idle_timeout=ms(options.stream_idle_timeout_ms),
         # A client that sends its headers byte by byte holds a connection no longer than this.
         request_headers_timeout=ms(10_000),
+        request_timeout=ms(options.receive_timeout_ms if receive_ms is None else receive_ms),
+        xff_num_trusted_hops=gateway.trusted_hops,
     )
     manager.http_protocol_options.enable_trailers = True
     h2 = manager.http2_protocol_options
@@ -182,6 +188,7 @@ def _local_replies() -> hcm.LocalReplyConfig:
     config = hcm.LocalReplyConfig()
     own = accesslog_pb2.AccessLogFilter()
     own.or_filter.filters.add().response_flag_filter.flags.extend(OWN_FLAGS)
+    own.or_filter.filters.add().status_code_filter.CopyFrom(_status_is(408))
     own.or_filter.filters.add().status_code_filter.CopyFrom(_status_is(413))
     variant = accesslog_pb2.AccessLogFilter()
     variant.and_filter.filters.add().response_flag_filter.flags.extend(NO_ENDPOINT_FLAGS)
@@ -197,6 +204,7 @@ def _local_replies() -> hcm.LocalReplyConfig:
     lost.response_flag_filter.flags.append("NR")
     for condition, message, reason in (
         (lost, "no rule of this gateway takes this request", _DETAILS),
+        (_cel(SHORT_OF_MEMORY), "the gateway is short of memory", _DETAILS),
         (variant, "no endpoint of this variant is available", wire.VARIANT_UNAVAILABLE),
         (own, "%LOCAL_REPLY_BODY%", _DETAILS),
         (_cel(PICKER_FAILED), "the endpoint picker gave no answer", _DETAILS),
