@@ -178,6 +178,22 @@ def test_tiers_reach_failover_with_a_policy_or_without() -> None:
     )
 
 
+def test_a_rollout_may_lead_to_a_fleet_that_is_called_one() -> None:
+    policy = (
+        "---\napiVersion: pointsman.dev/v1alpha1\nkind: RolloutPolicy\nmetadata: {name: r}\nspec:\n"
+        "  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: chat, sectionName: split}]\n"
+        "  stable: {group: pointsman.dev, kind: InferenceFleet, name: all}\n"
+        "  canary: {name: canary}\n  steps: [{weight: 5%, pause: Manual}, {weight: 100%}]\n"
+    )
+    assert problems(BOTH + policy) == []
+    assert "the route has InferenceFleet all (expected InferenceFleet)" in "".join(
+        problems(BOTH + policy.replace("group: pointsman.dev, kind: InferenceFleet, name: all}", "name: all}"))
+    )
+    assert "does not belong to" in "".join(
+        problems(BOTH + policy.replace("stable: {group: pointsman.dev, ", "stable: {"))
+    )
+
+
 def test_the_example_is_two_tiers_of_which_the_second_is_a_gateway() -> None:
     found = pool(compile_plan(load(EXAMPLE.parent / "three-sites")).gateways[0], "default/llama")
     assert [(group.site, group.priority, group.hop is not None) for group in found.groups] == [

@@ -51,6 +51,7 @@ def _target(
         what += f"{' not' if ref.section_name else ''} both {' and '.join(sorted(pools))} as backendRefs"
         yield item.problem(path, what, f"see {found.place(('spec', 'rules'))}; list the canary there with weight: 0")
         return
+    yield from _kinds(item, route, split[0][1])
     for number, rule in split:
         if not any(arm.weight for arm in rule.backend_refs if _key(route, arm) in pools):
             what = f"both pools have weight 0 in rule {number} of {ref.kind} {key}"
@@ -59,6 +60,16 @@ def _target(
         other = taken.setdefault((f"{ref.kind}/{key}", number), place)
         if other != place:
             yield item.problem(path, f"rule {number} of {ref.kind} {key} has two policies", f"the other is at {other}")
+
+
+def _kinds(item: Item[RolloutPolicy], route: Route, rule: RouteRule) -> Iterator[Problem]:
+    """A fleet is called a fleet in both places."""
+    spec = item.object.spec
+    for field, ref in (("stable", spec.stable), ("canary", spec.canary)):
+        kinds = {arm.kind for arm in rule.backend_refs if _key(route, arm) == item.object.pool_key(ref)}
+        if ref.kind not in kinds:
+            other = min(kinds)
+            yield item.problem(("spec", field, "kind"), f"the route has {other} {ref.name}", f"expected {other}")
 
 
 def _one_assignment(item: Item[RolloutPolicy], route: Item[HTTPRoute] | Item[GRPCRoute]) -> Iterator[Problem]:

@@ -90,10 +90,15 @@ class TargetRef(Fields, frozen=True, kw_only=True):
 class PoolRef(Fields, frozen=True, kw_only=True):
     """One of the backendRefs of every targeted rule."""
 
-    group: Literal["inference.networking.k8s.io"] = "inference.networking.k8s.io"
-    kind: Literal["InferencePool"] = "InferencePool"
+    group: Literal["inference.networking.k8s.io", "pointsman.dev"] = "inference.networking.k8s.io"
+    kind: Literal["InferencePool", "InferenceFleet"] = "InferencePool"
     namespace: Label = ""
     name: Name
+
+    def complaints(self) -> Found:
+        home = "pointsman.dev" if self.kind == "InferenceFleet" else "inference.networking.k8s.io"
+        if self.group != home:
+            yield ("group",), f"{self.kind} does not belong to {self.group}", f"expected {home}"
 
 
 class RolloutStep(Fields, frozen=True, kw_only=True):
