@@ -7,6 +7,7 @@ stands before that and ends TLS, and takes no name but one.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections import Counter
@@ -20,7 +21,7 @@ import pytest
 
 from pointsman.app.trial_certificates import TrialCa
 from support.envoy import running_envoy
-from support.fleet import Fleet, Layout, Loopback, running_fleet
+from support.fleet import POINTSMAN, Fleet, Layout, Loopback, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
 from support.waiting import eventually
 
@@ -30,6 +31,8 @@ SNI = "gw.bee.test"
 ALL = {"x-fleet": "all"}
 FAR = {"x-fleet": "far"}
 TRAVELLED = {"x-pointsman-hops": "1"}
+LOCAL_REQUESTS = "cluster.default/all@~local.upstream_rq_total"
+"""At home: requests that came through the gateway of the other site."""
 HOME = Layout(stable={"us-east": 1}, canary={"us-east": 1})
 
 
@@ -165,6 +168,26 @@ async def test_its_own_picker_picks_there_and_when_it_dies_requests_come_home(tm
             await load.progressed(100)
         assert load.outcomes.failed == 0, load.outcomes.failures
         assert (await sites.received())[0] > home
+        code, output, _ = await exported(sites.home)
+        assert (code, json.loads(output)["spec"]["endpoints"][0]["targets"]) == (0, ["192.0.2.10"])
+
+        async def gone() -> bool:
+            code, output, errors = await exported(sites.bee)
+            return code == 1 and not output and "no proxy is connected" in errors
+
+        await eventually(gone, what="the entry whose gateway is dead is no target any more")
+
+
+async def exported(fleet: Fleet) -> tuple[int, str, str]:
+    """Exit code, output and errors of `pointsman dns export` for the gateway of a fleet."""
+    process = await asyncio.create_subprocess_exec(
+        str(POINTSMAN), "dns", "export", "--admin", fleet.admin, "--host", "chat.example.com",
+        "--entry", "default/main=192.0.2.10", "-o", "json",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, errors = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
 
 
 async def test_what_came_through_a_gateway_goes_to_no_other(tmp_path: Path) -> None:
@@ -177,13 +200,14 @@ async def test_what_came_through_a_gateway_goes_to_no_other(tmp_path: Path) -> N
         outcomes = await sites.some(sites.bee, FAR)
         assert outcomes.failed == 0, outcomes.failures
         assert (await sites.received())[0] == home + 10, "who came through none is sent on"
-        hops = await sites.home.envoy_stats("cluster.default/all@~local.upstream_rq_total")
+        assert await sites.home.envoy_stats(LOCAL_REQUESTS) == {LOCAL_REQUESTS: 0}
         await asyncio.gather(*(sites.bee.set_faults(name, {"refuse": True}) for name in await sites.bee.replicas()))
         outcomes = await sites.some(sites.home, ALL)
         assert outcomes.failed == 0, outcomes.failures
-        assert await sites.home.envoy_stats("cluster.default/all@~local.upstream_rq_total") == hops, "none came back"
+        assert await sites.home.envoy_stats(LOCAL_REQUESTS) == {LOCAL_REQUESTS: 0}, "none came back"
         lost = await sites.some(sites.bee, ALL | TRAVELLED)
         assert lost.ok == 0
         assert {kind.split()[0] for kind in lost.failures} == {"503"}
         again = await sites.some(sites.bee, ALL)
         assert again.failed == 0, again.failures
+        assert (await sites.home.envoy_stats(LOCAL_REQUESTS))[LOCAL_REQUESTS] >= 10, "they do come when they may"
