@@ -88,8 +88,10 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "route_kinds.HTTPHeader": {"name": "Name of the header.", "value": "Its value."},
     "route_kinds.BackendRef": {
-        "group": "`inference.networking.k8s.io` for an InferencePool.",
-        "kind": "`InferencePool`. A Service is refused: Pointsman must know single endpoints.",
+        "group": "`inference.networking.k8s.io` for an InferencePool, `pointsman.dev` for an InferenceFleet, "
+        "`inference.networking.x-k8s.io` for an InferencePoolImport.",
+        "kind": "`InferencePool`, `InferenceFleet`, `InferencePoolImport`. A Service is refused: single endpoints must be "
+        "known.",
         "namespace": "Its namespace; another one than the route's needs a ReferenceGrant.",
         "name": "Name of the pool.",
         "port": "Not needed: the pool's `targetPorts` hold.",
