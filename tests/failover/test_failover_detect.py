@@ -98,7 +98,13 @@ def world() -> World:
     """A site that has been well for ten seconds."""
     world = World()
     assert world.send(10.0, 50.0, well) == Observation(
-        member=SITE, clear=True, load=0.4 / 0.95, ready=4, endpoints=4, requests=pytest.approx(250, abs=5)
+        member=SITE,
+        clear=True,
+        load=0.4 / 0.95,
+        ready=4,
+        endpoints=4,
+        requests=pytest.approx(250, abs=5),
+        baseline=True,
     )
     return world
 

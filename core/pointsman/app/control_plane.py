@@ -343,8 +343,10 @@ class ControlPlane:
         return self.picker.inflight.silent(self._clock.monotonic_s())
 
     def _views(self) -> dict[str, EndpointView]:
-        absent = {} if self._scraper is None else self._scraper.absent
-        return endpoint_views(self.picker.table, absent, self._clock.monotonic_s())
+        scraper = self._scraper
+        if scraper is None:
+            return {}
+        return endpoint_views(self.picker.table, scraper.absent, scraper.asked_at_s, self._clock.monotonic_s())
 
     def _put_in_force(self, plan: Plan) -> bool:
         self._exposure.apply(plan)

@@ -9,12 +9,18 @@ from typing import Final
 from pointsman.extproc.table import EndpointTable
 from pointsman.failover.model import EndpointView
 
-ABSENT_TRIES: Final = 3
-"""Tries in a row that found nobody: one is a lost packet, two a restart of the network's state."""
+HANGS_S: Final = 0.5
+"""A page that takes so long is not coming: it usually takes milliseconds, and gateways' probes wait 0.6 s."""
+
+ABSENT_S: Final = 1.0
+"""Without a good page for so long, and with the last try in vain, nobody is there: one try alone is a lost packet."""
 
 
-def endpoint_views(table: EndpointTable, absent: Mapping[str, int], now_s: float) -> dict[str, EndpointView]:
-    """By `ip:port`, for the endpoints of the Plan. `absent`: tries in a row that found nobody there."""
+def endpoint_views(
+    table: EndpointTable, absent: Mapping[str, int], asked_at_s: Mapping[str, float], now_s: float
+) -> dict[str, EndpointView]:
+    """By `ip:port`, for the endpoints of the Plan. `absent`: tries in a row that found nobody there; `asked_at_s`: when
+    the page that is being waited for was asked."""
     found = {}
     keys = table.keys()
     for key in keys:
@@ -22,10 +28,11 @@ def endpoint_views(table: EndpointTable, absent: Mapping[str, int], now_s: float
         if row is None:
             continue
         age_s = now_s - float(table.seen_at_s[row])
+        hangs = now_s - asked_at_s.get(key, now_s) >= HANGS_S
         found[key] = EndpointView(
             endpoint=key,
             metrics_age_s=_known(age_s),
-            scrape_failing=absent.get(key, 0) >= ABSENT_TRIES,
+            scrape_failing=hangs or (absent.get(key, 0) > 0 and age_s >= ABSENT_S),
             waiting=_known(float(table.seen_waiting[row])),
             kv_usage=_known(float(table.seen_kv_usage[row])),
             rtt_ms=_known(float(table.rtt_ms[row])),

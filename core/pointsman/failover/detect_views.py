@@ -15,8 +15,9 @@ STALE_S: Final = 5.0
 FRESH_S: Final = 2.0
 """Age up to which a scrape proves that somebody is there: ten tries at the usual five a second."""
 
-ANSWERED_S: Final = 2.0
-"""A request that was answered so lately proves that an endpoint is there, whatever scrapes say."""
+ANSWERED_S: Final = 1.2
+"""A request that was answered so lately proves that an endpoint is there, whatever scrapes say: longer than a pause of
+one second, and short enough for a black hole to be left within two."""
 
 DEFAULT_LIMITS: Final = Saturation()
 """What a full endpoint is where no trigger says it."""

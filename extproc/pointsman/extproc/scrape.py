@@ -90,6 +90,7 @@ class Scraper:
         self._options = options or ScrapeOptions()
         self._random = random.Random()  # noqa: S311 - jitter, no secret
         self.absent: dict[str, int] = {}  # endpoint → tries in a row that found nobody there
+        self.asked_at_s: dict[str, float] = {}  # endpoint → when the page that is due was asked for (monotonic)
         self._registry = registry
 
     async def run(self) -> None:
@@ -107,6 +108,7 @@ class Scraper:
             await self._keep_asking(session, key)
         finally:
             self.absent.pop(key, None)
+            self.asked_at_s.pop(key, None)
 
     async def _keep_asking(self, session: aiohttp.ClientSession, key: str) -> None:
         options, rtt, failures = self._options, RttEstimate(), 0
@@ -114,6 +116,7 @@ class Scraper:
         while True:
             pause_s = back_off_s(options, failures)
             await asyncio.sleep(pause_s * (1.0 - options.jitter * self._random.random()))
+            self.asked_at_s[key] = time.monotonic()
             try:
                 metrics, elapsed_ms = await self._metrics(session, key)
             except (aiohttp.ClientError, UpstreamError, TimeoutError, OSError) as error:
@@ -123,6 +126,8 @@ class Scraper:
                 if failures == 3:
                     log.warning("endpoint cannot be scraped", endpoint=key, error=str(error) or type(error).__name__)
                 continue
+            finally:
+                self.asked_at_s.pop(key, None)
             failures = 0
             self.absent.pop(key, None)
             if self._picker.signals(key, metrics, rtt_ms=rtt.update(elapsed_ms)):

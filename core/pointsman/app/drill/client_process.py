@@ -82,7 +82,8 @@ class Clients:
             async with asyncio.timeout(PATIENCE_S):
                 await self._exchange(site, number, found, stream=stream)
         except TimeoutError:
-            found |= {"late": True, "error": f"no end after {PATIENCE_S:g} s"}
+            begun = "headers came, " if found.get("status") == 200 and "first_s" not in found else ""
+            found |= {"late": True, "error": f"{begun}no end after {PATIENCE_S:g} s"}
         except (aiohttp.ClientError, OSError, StreamError, msgspec.DecodeError) as error:
             found["error"] = _name(error)
         self._tell(

@@ -1,0 +1,39 @@
+"""What scrapes tell of endpoints."""
+
+from __future__ import annotations
+
+import pytest
+
+from pointsman.app.failover_views import endpoint_views
+from pointsman.core.model import Endpoint, Plan, Pool, SiteGroup
+from pointsman.extproc.table import EndpointTable
+
+KEY = "10.0.0.1:80"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "absent", "asked_s", "failing"),
+    [
+        (0.2, 0, None, False),  # as usual
+        (0.6, 1, None, False),  # one try in vain
+        (1.1, 1, None, True),  # and nothing good for a second
+        (5.0, 0, None, False),  # a server without such a page is there
+        (0.4, 0, 0.4, False),  # it takes its time
+        (0.6, 0, 0.6, True),  # it hangs
+        (float("inf"), 0, None, False),  # not asked yet
+    ],
+)
+def test_when_a_scrape_says_that_nobody_is_there(
+    age_s: float, absent: int, asked_s: float | None, failing: bool
+) -> None:
+    table = EndpointTable()
+    endpoint = Endpoint(name="a", address="10.0.0.1", port=80, site="s")
+    group = SiteGroup(site="s", priority=0, weight=1, endpoints=(endpoint,))
+    table.sync(Plan(pools=(Pool(name="n/p", groups=(group,)),)), 0.0)
+    row = table.row(KEY)
+    assert row is not None
+    table.seen_at_s[row] = 100.0 - age_s
+    asked = {} if asked_s is None else {KEY: 100.0 - asked_s}
+    view = endpoint_views(table, {KEY: absent} if absent else {}, asked, 100.0)[KEY]
+    assert view.scrape_failing is failing
+    assert view.metrics_age_s == (None if age_s == float("inf") else pytest.approx(age_s))
