@@ -90,8 +90,8 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
     "route_kinds.BackendRef": {
         "group": "`inference.networking.k8s.io` for an InferencePool, `pointsman.dev` for an InferenceFleet, "
         "`inference.networking.x-k8s.io` for an InferencePoolImport.",
-        "kind": "`InferencePool`, `InferenceFleet`, `InferencePoolImport`. A Service is refused: single endpoints must be "
-        "known.",
+        "kind": "`InferencePool`, `InferenceFleet`, `InferencePoolImport`. A Service is refused: single endpoints must "
+        "be known.",
         "namespace": "Its namespace; another one than the route's needs a ReferenceGrant.",
         "name": "Name of the pool.",
         "port": "Not needed: the pool's `targetPorts` hold.",
