@@ -39,17 +39,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class Upstreams:
-    """Small HTTP servers that answer like a model server and count what they get."""
+    """Small HTTP servers that answer like a model server and count what they get.
+
+    Those that are `broken` answer 503, those that are `failing` 500; so does each to a request with `x-poison`.
+    """
 
     def __init__(self) -> None:
         self._runners: list[web.AppRunner] = []
         self.served: Counter[str] = Counter()
         self.broken: set[str] = set()
+        self.failing: set[str] = set()
 
     async def start(self, name: str) -> Endpoint:
         async def answer(request: web.Request) -> web.Response:
             self.served[name] += 1
             size = len(await request.read())
+            if name in self.failing or "x-poison" in request.headers:
+                return web.json_response({"error": "this is too much for me"}, status=500)
             if name in self.broken:
                 return web.json_response({"error": "out of order"}, status=503)
             return web.json_response({"system_fingerprint": name, "bytes": size, "headers": dict(request.headers)})

@@ -175,7 +175,7 @@ class HealthPolicy:
     `outlier` and the ratios of `retry`). docs/failover-policy.md has the reason of each default.
 
     `edge_interval_ms`: until the second probe after a failed one. An endpoint is ejected after so many consecutive
-    errors of a kind, or at `failure_percent` of ten requests, for `base_ejection_ms` times how often it was before.
+    errors of a kind, or at `failure_percent` of thirty requests, for `base_ejection_ms` times how often it was before.
     Retries may make up `retry_budget_percent` of the running requests, and `retry_min_concurrency` in any case.
     """
 
@@ -184,7 +184,7 @@ class HealthPolicy:
     edge_interval_ms: int = 100
     unhealthy_threshold: int = 2
     healthy_threshold: int = 2
-    consecutive_5xx: int = 5
+    consecutive_5xx: int = 25
     consecutive_gateway_errors: int = 3
     consecutive_connect_errors: int = 2
     failure_percent: int = 50

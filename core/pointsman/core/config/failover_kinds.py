@@ -252,7 +252,7 @@ class ProbeSettings(Fields, frozen=True, kw_only=True):
 class OutlierSettings(Fields, frozen=True, kw_only=True):
     """Envoy's passive ejection of single endpoints."""
 
-    consecutive_5xx: Annotated[int, Meta(ge=1, le=1_000)] = msgspec.field(default=5, name="consecutive5xx")
+    consecutive_5xx: Annotated[int, Meta(ge=1, le=1_000)] = msgspec.field(default=25, name="consecutive5xx")
     consecutive_gateway_errors: Annotated[int, Meta(ge=1, le=1_000)] = 3
     consecutive_connect_errors: Annotated[int, Meta(ge=1, le=1_000)] = 2
     failure_rate: Share = "50%"

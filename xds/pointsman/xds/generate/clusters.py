@@ -24,6 +24,10 @@ from pointsman.xds.generate.pieces import ads, any_of, extension, is_ip, metadat
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
+FAILURE_VOLUME: Final = 30
+"""Requests to a host in one interval, at least, for the share that failed to count: more than one client's repetitions
+of a request that fails. Below it the rules for failures in a row are as fast."""
+
 _SELECTED_HOST_KEY_TAG: Final = b"\x12"
 """Wire tag of `OverrideHost.selected_host_key` (field 2, length-delimited). Envoy 1.40 knows the field, xds-protos 1.85
 does not yet; a field that a message type does not know is kept and sent as it came."""
@@ -212,6 +216,9 @@ def _probe_times(check: health_check_pb2.HealthCheck, health: HealthPolicy) -> N
 def _outlier_detection(health: HealthPolicy) -> outlier_detection_pb2.OutlierDetection:
     """Consecutive failures and a failure share eject; success-rate statistics do not.
 
+    502, 503, 504, resets and refused connections are the host's fault: two or three of them eject. A 500 may be the
+    request's: whoever repeats one that no host can answer, while nobody else asks, would eject one host after the
+    other, so it takes more of these in a row than a client tries.
     The success-rate rule would eject a host with 2 % errors among perfect ones, which must not trip.
     """
     return outlier_detection_pb2.OutlierDetection(
@@ -232,7 +239,7 @@ def _outlier_detection(health: HealthPolicy) -> outlier_detection_pb2.OutlierDet
         enforcing_local_origin_success_rate=u32(0),
         failure_percentage_threshold=u32(health.failure_percent),
         failure_percentage_minimum_hosts=u32(1),
-        failure_percentage_request_volume=u32(10),
+        failure_percentage_request_volume=u32(FAILURE_VOLUME),
         enforcing_failure_percentage=u32(100),
         # With the default a host whose probe is fine and whose requests fail is taken back at once, for ever (D6).
         successful_active_health_check_uneject_host=wrappers_pb2.BoolValue(value=False),
