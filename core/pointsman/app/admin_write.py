@@ -88,7 +88,7 @@ class _WeightsApi:
             {
                 "revision": self._operations.overlay.revision,
                 "rules": [split_json(split, plan) for split in plan.splits],
-                        "notes": [_note(note) for note in plan.notes],
+                "notes": [_note(note) for note in plan.notes],
             }
         )
 
