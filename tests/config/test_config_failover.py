@@ -219,7 +219,7 @@ def test_residency_keeps_sites_out_whatever_fails() -> None:
 
 CASES: list[tuple[str, Any, str]] = [
     ("targetRefs", [], "spec.targetRefs: is empty (expected at least one entry)"),
-    ("targetRefs.0.kind", "Service", 'spec.targetRefs[0].kind: found "Service" (expected one of GRPCRoute, Gateway, HTTPRoute, InferencePool)'),
+    ("targetRefs.0.kind", "Service", 'spec.targetRefs[0].kind: found "Service" (expected one of GRPCRoute, Gateway, HTTPRoute, InferenceFleet, InferencePool)'),
     ("targetRefs.0.group", GATEWAY, "spec.targetRefs[0].group: InferencePool does not belong to gateway.networking.k8s.io (expected inference.networking.k8s.io)"),
     ("targetRefs.0.name", "stabel", 'spec.targetRefs[0].name: no InferencePool "default/stabel" (did you mean "default/stable"?)'),
     ("targetRefs.0.sectionName", "x", "spec.targetRefs[0].sectionName: InferencePool has no rules (remove it)"),
