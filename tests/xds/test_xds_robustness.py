@@ -145,6 +145,25 @@ async def test_a_stream_that_says_nothing_is_ended(kit: Any) -> None:
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+async def test_what_one_proxy_refuses_is_sent_to_another_of_the_same_name(fleet: Any) -> None:
+    holder, plane = fleet
+    async with connect(plane.port, CLUSTER, delta=True) as one, connect(plane.port, CLUSTER, delta=True) as other:
+        for client in (one, other):
+            await client.send()
+            await client.receive()
+        holder.publish(plan_with("abcd"))
+        response = await asyncio.wait_for(one.reading(), 10)
+        one.nonce = response.nonce
+        await one.send(error_detail={"code": 13, "message": "default/d: no"})
+        await eventually(lambda: plane.total("pointsman_xds_rejected_resources") == 1, what="one refused d")
+        assert await other.receive() == (["d"], [])
+        async with connect(plane.port, CLUSTER, delta=True) as third:
+            await third.send()
+            assert "d" in (await third.receive())[0]
+        assert plane.total("pointsman_xds_doubled_nodes_total") == 2
+        assert plane.total("pointsman_xds_rejected_resources") == 1
+
+
 async def test_bytes_that_are_no_request_end_one_stream_only(fleet: Any) -> None:
     holder, plane = fleet
     async with (

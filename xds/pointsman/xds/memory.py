@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Hashable
+from itertools import count
 from typing import Final
 
 from pointsman.xds.quarantine import Quarantine
@@ -44,6 +45,12 @@ class Memories:
 
     def __len__(self) -> int:
         return len(self._present) + len(self._away)
+
+    def seat(self, client: Hashable) -> tuple[Hashable, int]:
+        """Who a stream belongs to that is its client's only one: number 0, unless another such stream of that client is
+        open. Then it is another process that says it is the same, and what one of them refuses is no matter of the
+        other's."""
+        return client, next(number for number in count() if (client, number) not in self._present)
 
     def enter(self, client: Hashable) -> Memory:
         """A stream of this client begins; `leave` must follow."""

@@ -25,6 +25,11 @@ class XdsMetrics:
             "Streams of proxies that said they are a gateway that their certificate does not name",
             registry=registry,
         )
+        self.doubled_nodes = Counter(
+            "pointsman_xds_doubled_nodes_total",
+            "Aggregated streams that began while another of the same node id and gateway was open",
+            registry=registry,
+        )
         self.requests = Counter(
             "pointsman_xds_requests_total",
             "Requests by what they were: ack, nack, stale or subscribe",

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -184,7 +184,7 @@ class XdsServer:
             if not first.node.id:
                 raise PeerError("the first request of a stream names no node")
             with self._metrics.streams.labels(protocol).track_inprogress():
-                await self._run(first, read, context, delta=delta)
+                await self._run(first, read, context, delta=delta, aggregated=not type_url)
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the stream began without a request")
         except PeerError as error:
@@ -192,7 +192,13 @@ class XdsServer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     async def _run(
-        self, first: Request, read: Callable[[], Awaitable[Request | None]], context: Context, *, delta: bool
+        self,
+        first: Request,
+        read: Callable[[], Awaitable[Request | None]],
+        context: Context,
+        *,
+        delta: bool,
+        aggregated: bool,
     ) -> None:
         identity = replace(identity_of(first.node), allowed=self._allowed(context) if self._allowed else None)
         if not identity.proven():
@@ -201,7 +207,17 @@ class XdsServer:
         while (snapshot := self._views.snapshot_for(gateway, identity)) is None:
             await self._changed.wait()
             gateway = self._views.find(identity)
-        client = identity.claims()  # not the id alone: what one gateway rejected is no matter of another's
+        client: Hashable = identity.claims()  # not the id alone: what one gateway rejected is no matter of another's
+        if aggregated:
+            client = seat = self._memories.seat(client)
+            if seat[1]:
+                self._metrics.doubled_nodes.inc()
+                log.warning(
+                    "xds: another proxy of this node id is connected; give each its own",
+                    node=identity.id,
+                    gateway=gateway,
+                    peer=context.peer(),
+                )
         stream = Stream(
             identity=identity,
             agent=_agent(first.node),
