@@ -229,6 +229,19 @@ def test_one_slow_endpoint_is_listed_after_two_seconds_and_not_after_one(world: 
     assert (found.findings, found.failing_endpoints) == ((), KEYS[2:3])
 
 
+@pytest.mark.parametrize("asked", [1, 2])
+def test_where_only_a_few_are_asked_and_all_are_slow_they_are_listed(world: World, asked: int) -> None:
+    """A shared prefix keeps the requests together: that is no evidence against the site, and no reason to wait."""
+
+    def together(number: int) -> Sample:
+        return replace(slower(800.0)(number), endpoint=KEYS[number % asked])
+
+    world.send(3.0, 50.0, lambda number: replace(well(number), endpoint=KEYS[number % asked]))
+    found = world.send(3.0, 50.0, together)
+    assert (found.findings, found.failing_endpoints) == ((), KEYS[:asked])
+    assert Trigger.LATENCY in triggers_of(world.send(3.0, 50.0, slower(800.0), until=Trigger.LATENCY))
+
+
 def test_plain_completions_say_nothing_of_the_first_byte(world: World) -> None:
     def plain(number: int) -> Sample:
         return Sample(at_s=0.0, endpoint=key_of(number), ttft_ms=9_000.0)

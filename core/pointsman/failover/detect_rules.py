@@ -175,8 +175,16 @@ def _is_silent(member: MemberState) -> bool:
 
 
 def failing_endpoints(member: MemberState, now_s: float) -> tuple[str, ...]:
-    """Endpoints that fail or are slow by themselves while the others are well; none when half of the site is not."""
+    """Endpoints that fail or are slow by themselves while the others are well; none when half of the site is not.
+
+    Where only a few are asked at all (a shared prefix keeps the requests together) and each of them is slow, nobody can
+    say whether it is the site: they are listed, the requests go to the others, and those tell.
+    """
     bad = [key for key, endpoint in member.endpoints.items() if _fails(member, key, endpoint, now_s)]
+    if not bad:
+        asked = {key: endpoint for key, endpoint in member.endpoints.items() if _is_asked(member, key, endpoint, now_s)}
+        if all(_slow_by_itself(member, key, endpoint, now_s) is not None for key, endpoint in asked.items()):
+            bad = list(asked)
     return tuple(sorted(bad)) if 2 * len(bad) <= len(member.endpoints) else ()
 
 
@@ -191,19 +199,38 @@ def _fails(member: MemberState, key: str, endpoint: EndpointState, now_s: float)
         enough = rings.errors.bad >= test.needs()
         if enough and any(test.holds(*rings.errors.count(length)) for length in ERROR_WINDOWS):
             return True
-    late = tuple(one for one in member.late if one.endpoint == key)
-    if triggers.latency is None or endpoint.busy or member.busy or not (rings.slow.bad or late):
+    slow = _slow_by_itself(member, key, endpoint, now_s)
+    if slow is None or triggers.latency is None:
         return False
+    length, total, bad = slow
+    everywhere, bad_everywhere = _with_late(member.rings.slow, length, member.late, now_s)
     share = 1.0 - triggers.latency.quantile
+    return bad_everywhere - bad < USUAL_SLOW * share / 2 * (everywhere - total)
+
+
+def _is_asked(member: MemberState, key: str, endpoint: EndpointState, now_s: float) -> bool:
+    endpoint.rings.advance(now_s)
+    return bool(endpoint.rings.slow.count(EJECT_WINDOWS[0])[0]) or any(one.endpoint == key for one in member.late)
+
+
+def _slow_by_itself(
+    member: MemberState, key: str, endpoint: EndpointState, now_s: float
+) -> tuple[int, int, int] | None:
+    """The window, its requests and the slow ones of them, where an endpoint is slow; None where it is not."""
+    latency, rings = member.triggers.latency, endpoint.rings
+    late = tuple(one for one in member.late if one.endpoint == key)
+    if latency is None or endpoint.busy or member.busy or not (rings.slow.bad or late):
+        return None
+    rings.advance(now_s)
+    share = 1.0 - latency.quantile
     slow = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
     if rings.slow.bad + len(late) < slow.needs():
-        return False
+        return None
     for length in EJECT_WINDOWS:
         total, bad = _with_late(rings.slow, length, late, now_s)
         if slow.holds(total, bad):
-            everywhere, bad_everywhere = _with_late(member.rings.slow, length, member.late, now_s)
-            return bad_everywhere - bad < USUAL_SLOW * share / 2 * (everywhere - total)
-    return False
+            return length, total, bad
+    return None
 
 
 def _worst(member: MemberState, now_s: float, look: Look) -> Bad | None:
