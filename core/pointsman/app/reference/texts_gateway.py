@@ -99,7 +99,8 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "filters": "Edits of headers for this arm only.",
     },
     "route_kinds.Timeouts": {
-        "request": "From the request's end to the answer's end; no limit where it is left out. `0s`: none of silence, too.",
+        "request": "From the request's end to the answer's end; no limit where it is left out. `0s`: none of silence, "
+        "too.",
     },
     "route_kinds.HTTPMatch": {
         "path": "The path.",
