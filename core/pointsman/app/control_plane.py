@@ -236,7 +236,13 @@ class ControlPlane:
         ClientStatus(self.xds.streams).add_to(server)
         add_reflection(server, [EXT_PROC_SERVICE, ALS_SERVICE])
         if self.workers is None:
-            add_services(server, self.picker, self.registry, on_feedback=self._on_feedback)
+            add_services(
+                server,
+                self.picker,
+                self.registry,
+                default_pool=options.default_pool,
+                on_feedback=self._on_feedback,
+            )
             add_health(server, self.holder, self.health)
         add_gossip(server, self.gossip)
         self.health.add_to(server)
@@ -256,6 +262,7 @@ class ControlPlane:
                 picker=self.picker,
                 registry=self.registry,
                 policy=options.policy,
+                default_pool=options.default_pool,
                 on_feedback=self._on_feedback,
                 gossip=self.gossip,
                 tls=None if self.tls is None else self.tls.content,

@@ -22,7 +22,7 @@ class ControlPlaneOptions:
     `trust_domain` SPIFFE ids of other domains count for nothing. `pickers` (host, port) are what gateways are told, in
     order of preference; none: our own gRPC address. `stream_age_s`: see `stream_age`. `picker_workers`: processes that
     pick, on a port of their own; 0: this one picks. `picker_peers` are gRPC addresses of other control planes whose
-    pickers share their load with ours.
+    pickers share their load with ours. `default_pool` is for requests of gateways that do not name a pool.
     """
 
     config: Path
@@ -38,6 +38,7 @@ class ControlPlaneOptions:
     pickers: tuple[tuple[str, int], ...] = ()
     stream_age_s: float = STREAM_AGE_S
     policy: PickPolicy = PickPolicy.JOINT
+    default_pool: str = ""
     picker_workers: int = 0
     picker_peers: tuple[tuple[str, int], ...] = ()
 

@@ -85,6 +85,12 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
     help="How endpoints are picked; the others are for comparison.",
 )
 @click.option(
+    "--default-pool",
+    default="",
+    metavar="NAMESPACE/NAME",
+    help="The pool of requests from gateways of others, which do not name one.",
+)
+@click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".pointsman"),
@@ -156,6 +162,7 @@ async def _up(
     picker_workers: int,
     picker_peers: tuple[tuple[str, int], ...],
     policy: str,
+    default_pool: str,
     state: Path,
     speed: float,
     max_heap_mib: int,
@@ -182,6 +189,7 @@ async def _up(
             picker_workers=picker_workers,
             picker_peers=picker_peers,
             policy=PickPolicy(policy),
+            default_pool=default_pool,
         ),
         state=state,
         simulate=simulate,

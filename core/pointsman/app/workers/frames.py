@@ -33,6 +33,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     port: int
     policy: str
+    default_pool: str = ""
     guarded: bool = False
     trust_domain: str = ""
     calibrate: bool = True

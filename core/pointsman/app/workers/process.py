@@ -129,7 +129,13 @@ class Worker:
         # Its count of refused calls stays here: the control plane has one of the same name. The log tells of each.
         guard = [Guard(CollectorRegistry(), trust_domain=options.trust_domain)] if options.guarded else []
         server = grpc.aio.server(options=SHARED_PORT_OPTIONS, interceptors=guard)
-        add_services(server, self._picker, self._registry, on_feedback=self._heard.append)
+        add_services(
+            server,
+            self._picker,
+            self._registry,
+            default_pool=options.default_pool,
+            on_feedback=self._heard.append,
+        )
         self._health = add_health(server, self._holder)
         address = f"[{options.address}]" if ":" in options.address else options.address
         if options.guarded:

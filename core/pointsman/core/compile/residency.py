@@ -138,9 +138,7 @@ def narrowed(rule: Rule, required: Tags, places: Places) -> Rule | None:
         # A pool without a gateway is the same with and without the guard: one cluster does for both.
         guarded = DIRECT in required and places.has_gateway(base_pool(pool), bound)
         whole[pool] = bound | {DIRECT} if guarded else bound
-    serves = {
-        pool: tags == required_by(pool) or places.serves(base_pool(pool), tags) for pool, tags in whole.items()
-    }
+    serves = {pool: tags == required_by(pool) or places.serves(base_pool(pool), tags) for pool, tags in whole.items()}
     names = {pool: narrowed_name(base_pool(pool), tags) for pool, tags in whole.items()}
     weights = [arm.weight if serves[arm.pool] else 0 for arm in rule.arms]
     if not any(weights):
