@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pointsman.core.model import TOTAL_WEIGHT
 from pointsman.failover.directives import directives, drained_endpoints
-from pointsman.failover.model import Member, Observation
+from pointsman.failover.model import Member, Observation, Trigger
 from pointsman.failover.record import Record
 from pointsman.failover.state import AWAY, HELD, Phase, Report, State, key_of, member_of
 
@@ -198,6 +198,11 @@ class FailoverMetrics:
         for key, found in state.members.items():
             site = member_of(key).site
             worst[site] = max(worst.get(site, found.phase), found.phase, key=_WORST.__getitem__)
+        if name not in self._seen:  # from 0, so that an increase tells of the first one, too
+            self._failed.labels(name)
+            for site in worst:
+                for trigger in Trigger:
+                    self._switches.labels(name, site, trigger.value)
         if worst != self._seen.get(name):
             for site in self._seen.get(name, {}).keys() - worst.keys():
                 self._forget_site(name, site)
