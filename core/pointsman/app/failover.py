@@ -7,6 +7,7 @@ saved then: a fail-over must not wait for a disk, nor fail because it is full. A
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -81,6 +82,7 @@ class _Run:
         self.seconds = Seconds()
         self.saved: State | None = None
         self.saved_at_s = 0.0
+        self.saving = threading.Lock()  # an older state must not be written over a newer one
         self.problem = ""
         self.judged: frozenset[Member] = frozenset()  # their usual time to first byte is known
         self.waiting: asyncio.Task[None] | None = None
@@ -110,7 +112,6 @@ class Failover:
         self._views = views
         self._metrics = FailoverMetrics(registry)
         self._runs: dict[str, _Run] = {}
-        self._restored: dict[str, State] = {}
         self._policies: dict[str, tuple[FailoverSpec, Triggers]] = {}
         self._members: dict[tuple[str, str], Member] = {}
         self._owner: dict[str, _Run] = {}
@@ -125,8 +126,7 @@ class Failover:
         Raises:
             StateError: it cannot be read. Then nothing starts: what has failed must not come back by an accident.
         """
-        self._restored = {name: state for name in self._files.names() if (state := self._files.read(name)) is not None}
-        decided = _decided(self._restored.values())
+        decided = _decided([state for name in self._files.names() if (state := self._files.read(name)) is not None])
         if any(decided):
             log.info("failover decisions of an earlier run are in force", sites=[site for (_, site), _ in decided[0]])
         return decided
@@ -192,11 +192,17 @@ class Failover:
         return [failover_json(run.state, problem=run.problem, judged=run.judged) for run, _, _ in steps]
 
     def _located(self, command: Command) -> Command:
-        """With the site and the pool of the endpoint that it names."""
+        """With the site and the pool of the endpoint that it names.
+
+        Raises:
+            FailoverError: it names one that neither the Plan nor an earlier command knows.
+        """
         if not command.endpoint:
             return command
         found = [member for (_, key), member in self._members.items() if key == command.endpoint]
         if not found:
+            if not any(command.endpoint in run.state.endpoints for run in self._runs.values()):
+                raise FailoverError(f"no pool has the endpoint {command.endpoint}: expected ip:port as status shows it")
             return command
         return replace(command, site=found[0].site, pool=found[0].pool if len(found) == 1 else command.pool)
 
@@ -211,13 +217,13 @@ class Failover:
     async def run(self) -> None:
         """Lead, or follow who leads, until cancelled."""
         await self._follow_leader()
-        self._leads.set()
         self._runs.clear()
         try:
             while True:
                 if self._changed.is_set():
                     self._changed.clear()
                     await self._adopt()
+                self._leads.set()  # with every policy at work: a command for a site is for all of them
                 await self._tick()
                 await asyncio.sleep(TICK_S)
         finally:
@@ -262,7 +268,8 @@ class Failover:
         for name, (spec, triggers) in self._policies.items():
             found = self._runs.get(name)
             if found is None:
-                saved = self._restored.pop(name, None) or await asyncio.to_thread(self._files.read, name)
+                # As it is now: another process may have led since this one began.
+                saved = await asyncio.to_thread(self._files.read, name)
                 found = self._runs[name] = _Run(saved or machine.begin(spec, now_s), triggers)
             elif found.detector.triggers != triggers:
                 found.detector = Detector(triggers)
@@ -354,16 +361,17 @@ class Failover:
         run.waiting = asyncio.create_task(programmed(), name=f"acks of {run.state.spec.name}")
 
     def _save(self, run: _Run) -> None:
-        run.saved_at_s = self._clock.monotonic_s()
-        state = run.state
-        try:
-            self._files.write(state)
-        except StateError as error:
-            if run.problem != str(error):
-                log.error("failover is in force and not saved: a restart would not know of it", problem=str(error))
-            run.problem = str(error)
-        else:
-            run.saved, run.problem = state, ""
+        with run.saving:
+            run.saved_at_s = self._clock.monotonic_s()
+            state = run.state
+            try:
+                self._files.write(state)
+            except StateError as error:
+                if run.problem != str(error):
+                    log.error("failover is in force and not saved: a restart would not know of it", problem=str(error))
+                run.problem = str(error)
+            else:
+                run.saved, run.problem = state, ""
 
     async def _report(self, run: _Run, report: Report) -> None:
         name = run.state.spec.name

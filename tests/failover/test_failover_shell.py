@@ -1,0 +1,212 @@
+"""Failover with its files and its loop, and without gateways: who decides, and what is remembered by whom."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from config.config_fixtures import FLEET, manifests
+from pointsman.app.failover import Failover
+from pointsman.app.failover_files import FailoverFiles
+from pointsman.app.operations import Operations
+from pointsman.core.change import Signature
+from pointsman.core.clock import SystemClock
+from pointsman.core.compile.plan import compile_plan
+from pointsman.core.model import Plan
+from pointsman.core.store import StateFolder
+from pointsman.failover.state import Action, Command, FailoverError, State
+from pointsman.xds.convergence import Convergence
+from support.waiting import eventually
+
+POOL = "default/stable"
+
+
+def slice_of(pool: str, site: str, address: str) -> str:
+    """Where a pool is at a site."""
+    return f"""\
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {pool}-{site}-more
+  labels:
+    pointsman.dev/pool: {pool}
+    pointsman.dev/site: {site}
+addressType: IPv4
+ports: [{{port: 8000}}]
+endpoints:
+- addresses: [{address}]
+"""
+
+
+WEST = """\
+---
+apiVersion: pointsman.dev/v1alpha1
+kind: Site
+metadata:
+  name: west
+spec:
+  state: Active
+"""
+TWO_SITES = (
+    FLEET
+    + WEST
+    + slice_of("stable", "west", "10.0.1.1")
+    + slice_of("canary", "east", "10.0.0.3")
+    + slice_of("canary", "west", "10.0.1.3")
+)
+
+
+class NoGateways:
+    """An xDS server that nobody is connected to."""
+
+    async def wait_acked(self, gateway: str, timeout_s: float) -> Any:
+        del gateway, timeout_s
+        return Convergence(acked=frozenset(), rejected=frozenset(), pending=frozenset())
+
+    def status(self) -> dict[str, Any]:
+        return {"gateways": [], "nodes": []}
+
+
+class Plane:
+    """The part of a control plane that leads failover."""
+
+    def __init__(self, state: Path, config: str = TWO_SITES) -> None:
+        clock, folder = SystemClock(), StateFolder(state)
+        self.manifests = manifests(config)
+        self.plan: Plan
+        self.operations = Operations(
+            state=folder,
+            clock=clock,
+            compile_with=lambda overlay: compile_plan(self.manifests, overlay),
+            publish=self._publish,
+            current=lambda: self.plan,
+            xds=NoGateways,
+        )
+        self.failover = Failover(
+            state=folder,
+            operations=self.operations,
+            clock=clock,
+            silent=lambda: (),
+            views=dict,
+            registry=CollectorRegistry(),
+        )
+
+    def start(self) -> None:
+        self._publish(compile_plan(self.manifests, self.operations.start(*self.failover.restore())))
+
+    def apply(self, config: str) -> None:
+        """Put other manifests in force."""
+        self.manifests = manifests(config)
+        self._publish(compile_plan(self.manifests, self.operations.overlay))
+
+    async def act(self, action: Action, **about: Any) -> None:
+        await self.failover.command(Command(action=action, signature=Signature(actor="ann", via="test"), **about))
+
+    def state(self, site: str = "east", pool: str = POOL) -> str:
+        return next(
+            (
+                one["state"]
+                for policy in self.failover.status()
+                for one in policy["sites"]
+                if (one["site"], one["pool"]) == (site, pool)
+            ),
+            "",
+        )
+
+    @property
+    def out(self) -> set[tuple[str, str]]:
+        """What gateways send nothing to."""
+        return {place for place, over in self.operations.overlay.sites if not over.share}
+
+    def _publish(self, plan: Plan) -> None:
+        self.plan = plan
+        self.failover.configure(self.manifests, plan)
+
+
+@asynccontextmanager
+async def running(plane: Plane) -> AsyncIterator[Plane]:
+    plane.start()
+    task = asyncio.create_task(plane.failover.run())
+    try:
+        yield plane
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_who_takes_over_goes_on_from_what_the_leader_decided_last(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        async with running(Plane(tmp_path)) as first:
+            await first.failover.leading()
+            await first.act(Action.EVACUATE, site="east")
+            await first.act(Action.ACTIVATE, site="east", force=True)
+            second = await stack.enter_async_context(running(Plane(tmp_path)))
+            await first.act(Action.EVACUATE, site="east")
+            await eventually(lambda: (POOL, "east") in second.out, what="the second follows")
+        await second.failover.leading()
+        await second.act(Action.FREEZE)  # answered once it leads with all policies
+        assert second.state() == "Evacuated"
+        assert (POOL, "east") in second.out
+
+
+async def test_a_policy_that_comes_again_does_not_bring_back_what_was_decided_before(tmp_path: Path) -> None:
+    other = TWO_SITES.replace("name: stable\n", "name: steady\n").replace("pool: stable\n", "pool: steady\n")
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        await plane.act(Action.EVACUATE, site="east", pool=POOL)
+    async with running(Plane(tmp_path, other)) as plane:
+        await eventually(lambda: plane.state(pool="default/steady"), what="another pool is led")
+        plane.apply(TWO_SITES)
+        await eventually(plane.state, what="the pool is led again")
+        assert plane.state() == "Healthy"
+
+
+async def test_commands_wait_until_every_policy_is_at_work(tmp_path: Path) -> None:
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        await plane.act(Action.EVACUATE, site="east")
+        assert {policy["name"] for policy in plane.failover.status()} >= {f"InferencePool/{POOL}"}
+        assert (POOL, "east") in plane.out
+
+
+@pytest.mark.parametrize("about", [{}, {"site": "east"}, {"site": "east", "pool": POOL}])
+async def test_an_endpoint_that_nobody_knows_is_not_drained(tmp_path: Path, about: dict[str, str]) -> None:
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        with pytest.raises(FailoverError, match=r"10\.9\.9\.9:1: .*ip:port"):
+            await plane.act(Action.DRAIN, endpoint="10.9.9.9:1", **about)
+        assert all(not policy["endpoints"] for policy in plane.failover.status())
+        known = plane.plan.pools[0].groups[0].endpoints[0].key
+        await plane.act(Action.DRAIN, endpoint=known, force=True)
+        await plane.act(Action.DRAIN, endpoint=known, force=True)
+
+
+async def test_a_slow_write_does_not_undo_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        begun, go_on, write = threading.Event(), threading.Event(), FailoverFiles.write
+
+        def slow(files: FailoverFiles, state: State) -> None:
+            if state.spec.pools == (POOL,) and not begun.is_set():
+                begun.set()
+                assert go_on.wait(20)
+            write(files, state)
+
+        monkeypatch.setattr(FailoverFiles, "write", slow)
+        first = asyncio.create_task(plane.act(Action.EVACUATE, site="east", pool=POOL))
+        await eventually(begun.is_set, what="the first is being written")
+        second = asyncio.create_task(plane.act(Action.FREEZE, pool=POOL))
+        await asyncio.wait([second], timeout=0.3)  # all the time it needs to overtake
+        go_on.set()
+        await asyncio.gather(first, second)
+        kept = FailoverFiles(tmp_path).read(f"InferencePool/{POOL}")
+        assert kept is not None
+        assert kept.frozen_by == "ann"
