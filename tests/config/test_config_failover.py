@@ -175,6 +175,17 @@ def test_a_pool_at_several_sites_has_a_default() -> None:
     assert complaint.endswith('metadata.annotations["pointsman.dev/failover"]: found "Never" (expected Auto or Off)')
 
 
+def test_a_default_outlives_the_pods_of_its_sites() -> None:
+    """What it decided, a drain for example, must not end because the drained site is empty now."""
+    text = (FLEET + MORE).replace("endpoints:\n- addresses: [10.0.0.1]\n- addresses: [10.0.0.2]", "endpoints: []", 1)
+    for endpoints in ("", "[{addresses: [10.1.0.1]}]", "[{addresses: [10.2.0.1]}]"):
+        text = text.replace(endpoints, "[]", 1) if endpoints else text
+        found = manifests(text)
+        ((spec, _),) = policies_of(found, compile_plan(found))
+        assert spec.name == "InferencePool/default/stable"
+    assert spec.sites == {"default/stable": ()}
+
+
 def test_the_nearest_policy_leads_a_pool() -> None:
     found = specs(
         kind(on("Gateway", "main"), "gateway"),

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec import structs
 
 from config.config_fixtures import FLEET, manifests
 from pointsman.core.change import Signature
 from pointsman.failover import machine
+from pointsman.failover.model import Member
 from pointsman.failover.schedule_operations import (
     Operation,
     Operations,
@@ -24,7 +26,7 @@ from pointsman.failover.schedule_operations import (
     watched,
 )
 from pointsman.failover.spec import FailoverSpec, Tier
-from pointsman.failover.state import Action, Command, FailoverError, Phase, State
+from pointsman.failover.state import Action, Command, FailoverError, Phase, SpecChanged, State
 
 TUESDAY_S = 1_767_693_600.0  # 6 January 2026, 10:00 UTC
 
@@ -212,3 +214,32 @@ def test_a_damaged_file_is_refused() -> None:
         operations_from_json(b"{")
     with pytest.raises(FailoverError, match="version 2"):
         operations_from_json(b'{"version": 2}')
+
+
+@pytest.mark.parametrize("action", [Action.DRAIN, Action.EVACUATE, Action.FAILOVER])
+def test_a_site_that_was_taken_out_stays_out_while_it_has_no_endpoints(action: Action) -> None:
+    """Whoever drains a site scales it to nothing next; what he starts there later must wait for his word."""
+    shell = Shell()
+    whole = shell.state.spec
+    empty = structs.replace(whole, sites={"default/stable": ("west",)})
+    command = Command(action=action, site="east", signature=Signature(actor="ann", via="test"))
+    shell.state, _ = machine.step(shell.state, command, TUESDAY_S)
+    out = shell.east
+    for spec in (empty, empty, whole):
+        shell.state, _ = machine.step(shell.state, SpecChanged(spec=spec), TUESDAY_S + 60)
+        assert shell.east is out
+    assert machine.directives(shell.state)[Member(pool="default/stable", site="east")].share == 0
+
+
+def test_an_empty_site_is_no_refuge_and_one_that_leaves_the_policy_is_forgotten() -> None:
+    shell = Shell()
+    whole = shell.state.spec
+    drain = Command(action=Action.DRAIN, site="east", signature=Signature(actor="ann", via="test"))
+    shell.state, _ = machine.step(shell.state, drain, TUESDAY_S)
+    empty = structs.replace(whole, sites={"default/stable": ("west",)})
+    shell.state, _ = machine.step(shell.state, SpecChanged(spec=empty), TUESDAY_S)
+    with pytest.raises(FailoverError, match="not taken from west"):
+        machine.step(shell.state, Command(action=Action.EVACUATE, site="west"), TUESDAY_S)
+    without = structs.replace(whole, tiers=(Tier(sites=("west",)),))
+    shell.state, _ = machine.step(shell.state, SpecChanged(spec=without), TUESDAY_S)
+    assert set(shell.state.members) == {"default/stable@west"}

@@ -26,6 +26,8 @@ from pointsman.failover.safety import frozen, in_window
 from pointsman.failover.spec import FailoverSpec
 from pointsman.failover.spill import overflow
 from pointsman.failover.state import (
+    AWAY,
+    HELD,
     Command,
     Effect,
     EndpointsChanged,
@@ -37,6 +39,7 @@ from pointsman.failover.state import (
     Served,
     SpecChanged,
     State,
+    member_of,
 )
 
 __all__ = ["begin", "directives", "drained_endpoints", "step"]
@@ -44,6 +47,10 @@ __all__ = ["begin", "directives", "drained_endpoints", "step"]
 FORGET_GONE_S: Final = 60.0
 """An endpoint that is gone for this long is forgotten: a new one under its address is another one. Shorter gaps are
 those of a Kubernetes watch that starts anew."""
+
+
+_REMEMBERED: Final = AWAY | HELD | {Phase.RAMPING}
+"""Phases of a site that last while it has no endpoints."""
 
 
 def begin(spec: FailoverSpec, now_s: float) -> State:
@@ -105,10 +112,17 @@ def _window(draft: Draft) -> None:
 
 
 def _fit_members(draft: Draft) -> None:
-    """Members that are new begin in service; those that are no more are forgotten."""
+    """Members that are new begin in service; those that are no more are forgotten.
+
+    A site without endpoints is not one of them where it was out of service: it is what a drained site comes to while
+    its pods are replaced, and they must not be served by before somebody says so.
+    """
     wanted = keys(draft.spec)
     known = draft.members
     draft.members = {key: known.get(key) or MemberState(phase=Phase.HEALTHY, entered_s=draft.clock_s) for key in wanted}
+    for key, found in known.items():
+        if found.phase in _REMEMBERED and _is_empty(draft.spec, key):
+            draft.members[key] = replace(found, bad=0, clear=None, load=None, ready=0, triggers=())
     last_step = len(draft.spec.failback.ramp) - 1
     for key, found in draft.members.items():
         if found.phase is Phase.RAMPING and found.step >= last_step:
@@ -120,6 +134,12 @@ def _fit_members(draft: Draft) -> None:
     draft.degraded = {key: why for key, why in draft.degraded.items() if key in draft.members}
     draft.proposals = [p for p in draft.proposals if f"{p.pool}@{p.site}" in draft.members]
     engage(draft)
+
+
+def _is_empty(spec: FailoverSpec, key: str) -> bool:
+    """Whether a pool of the policy has no endpoint at the member's site, where it might have some."""
+    member = member_of(key)
+    return member.pool in spec.pools and member.site not in (*spec.sites.get(member.pool, ()), *spec.outside)
 
 
 def _fit_endpoints(draft: Draft, present: frozenset[str]) -> None:

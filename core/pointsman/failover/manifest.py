@@ -5,6 +5,7 @@ from __future__ import annotations
 from pointsman.core.compile.fleets import expand
 from pointsman.core.compile.options_failover import forbidden, leading_policies, tier_sites
 from pointsman.core.config import Manifests
+from pointsman.core.config.check_pools import pool_key
 from pointsman.core.config.failover_kinds import FailoverPolicy, FailoverTriggers
 from pointsman.core.config.meta import FAILOVER
 from pointsman.core.config.pool_kinds import InferencePool
@@ -30,14 +31,20 @@ from pointsman.failover.spec import (
 
 def policies_of(manifests: Manifests, plan: Plan) -> tuple[tuple[FailoverSpec, detect.Triggers], ...]:
     """All policies, sorted by name, each with the pools that it leads; and for each pool at several sites that none
-    leads, the default, unless its annotation `pointsman.dev/failover` is `Off`."""
+    leads, the default, unless its annotation `pointsman.dev/failover` is `Off`. A site whose EndpointSlice is empty
+    counts: what was decided of it must outlive its pods."""
     manifests = expand(manifests).manifests
     led = leading_policies(manifests)
     found = [
         (spec_of(policy, tuple(pool for pool, by in led.items() if by is policy), manifests, plan), triggers_of(policy))
         for policy in manifests.failover_policies
     ]
-    defaults = [default_spec(pool, plan) for pool in manifests.pools if pool.key not in led]
+    sites: dict[str, set[str]] = {}
+    for one in manifests.endpoint_slices:
+        sites.setdefault(pool_key(one), set()).add(one.site)
+    defaults = [
+        default_spec(pool, plan) for pool in manifests.pools if pool.key not in led and len(sites.get(pool.key, ())) > 1
+    ]
     found += [(spec, detect.Triggers()) for spec in defaults if spec is not None]
     return tuple(sorted(found, key=lambda pair: pair[0].name))
 
@@ -92,9 +99,9 @@ def spec_of(policy: FailoverPolicy, pools: tuple[str, ...], manifests: Manifests
 
 def default_spec(pool: InferencePool, plan: Plan) -> FailoverSpec | None:
     """What holds without a policy: sites in the tiers that a fleet says, else all in one; everything automatic. None
-    for a pool at one site only, and for one that wants none."""
+    for a pool that wants none."""
     sites = _places((pool.key,), plan).get(pool.key, ())
-    if len(sites) < 2 or pool.metadata.annotations.get(FAILOVER) == "Off":
+    if pool.metadata.annotations.get(FAILOVER) == "Off":
         return None
     return FailoverSpec(
         name=f"{pool.kind}/{pool.key}",
