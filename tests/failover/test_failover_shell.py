@@ -207,6 +207,61 @@ async def test_a_slow_write_does_not_undo_a_later_one(tmp_path: Path, monkeypatc
         await asyncio.wait([second], timeout=0.3)  # all the time it needs to overtake
         go_on.set()
         await asyncio.gather(first, second)
-        kept = FailoverFiles(tmp_path).read(f"InferencePool/{POOL}")
-        assert kept is not None
-        assert kept.frozen_by == "ann"
+        kept = {state.spec.name: state.frozen_by for state in FailoverFiles(tmp_path).read_all()}
+        assert kept[f"InferencePool/{POOL}"] == "ann"
+
+
+def policy(name: str) -> str:
+    """A FailoverPolicy for the pool."""
+    return f"""\
+---
+apiVersion: pointsman.dev/v1alpha1
+kind: FailoverPolicy
+metadata:
+  name: {name}
+spec:
+  targetRefs:
+  - {{group: inference.networking.k8s.io, kind: InferencePool, name: stable}}
+  tiers:
+  - sites: [east]
+  - sites: [west]
+"""
+
+
+@pytest.mark.parametrize("action", [Action.DRAIN, Action.EVACUATE, Action.FAILOVER])
+async def test_a_policy_that_is_added_renamed_and_removed_brings_no_site_back(tmp_path: Path, action: Action) -> None:
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        await plane.act(action, site="east")
+        endpoint = next(pool for pool in plane.plan.pools if pool.name == POOL).groups[0].endpoints[0].key
+        await plane.act(Action.DRAIN, endpoint=endpoint, force=True)
+        before = plane.state()
+        for more in (policy("one"), policy("two"), ""):
+            plane.apply(TWO_SITES + more)
+            name = (
+                f"FailoverPolicy/default/{more[more.index('name: ') :].split()[1]}" if more else f"InferencePool/{POOL}"
+            )
+            await eventually(lambda name=name: name in {one["name"] for one in plane.failover.status()}, what=name)
+            assert plane.state() == before
+            assert (POOL, "east") in plane.out
+            assert endpoint in plane.operations.overlay.drained
+            names = {one["name"] for one in plane.failover.status()}
+            await eventually(
+                lambda names=names: {state.spec.name for state in FailoverFiles(tmp_path).read_all()} == names,
+                what="what is over is forgotten",
+            )
+    async with running(Plane(tmp_path, TWO_SITES + policy("three"))) as plane:  # renamed while nobody watched
+        await plane.failover.leading()
+        assert plane.state() == before
+        await plane.act(Action.FAILBACK if action is Action.FAILOVER else Action.ACTIVATE, site="east", force=True)
+        assert plane.state() == "Healthy"
+
+
+async def test_policies_may_have_the_longest_names_that_there_are(tmp_path: Path) -> None:
+    for _ in range(2):
+        async with running(Plane(tmp_path, TWO_SITES + policy("x" * 253))) as plane:
+            await plane.failover.leading()
+            if plane.state() == "Healthy":
+                await plane.act(Action.EVACUATE, site="east")
+            assert plane.state() == "Evacuated"
+            assert [one["problem"] for one in plane.failover.status()] == ["", ""]

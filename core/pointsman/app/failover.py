@@ -33,6 +33,7 @@ from pointsman.failover import machine
 from pointsman.failover.detect import Detector
 from pointsman.failover.detect_triggers import Triggers
 from pointsman.failover.directives import directives, drained_endpoints
+from pointsman.failover.handover import left_by, take_over
 from pointsman.failover.manifest import policies_of
 from pointsman.failover.model import NOTHING_SPECIAL, EndpointView, Member, Waiting
 from pointsman.failover.spec import FailoverSpec
@@ -126,7 +127,7 @@ class Failover:
         Raises:
             StateError: it cannot be read. Then nothing starts: what has failed must not come back by an accident.
         """
-        decided = _decided([state for name in self._files.names() if (state := self._files.read(name)) is not None])
+        decided = _decided(self._files.read_all())
         if any(decided):
             log.info("failover decisions of an earlier run are in force", sites=[site for (_, site), _ in decided[0]])
         return decided
@@ -243,9 +244,7 @@ class Failover:
             if (now := self._files.stamp()) != stamp:
                 stamp = now
                 try:
-                    states = [
-                        s for name in self._files.names() if (s := await asyncio.to_thread(self._files.read, name))
-                    ]
+                    states = await asyncio.to_thread(self._files.read_all)
                 except StateError as error:
                     log.error("what another process decided cannot be read", problem=str(error))
                 else:
@@ -254,31 +253,36 @@ class Failover:
             await asyncio.sleep(FOLLOW_S)
 
     async def _adopt(self) -> None:
-        """Bring the runs in line with the policies."""
+        """Bring the runs in line with the policies; what one decided of a pool goes to the one that leads it now."""
+        # As it is kept now: another process may have led since this one began.
+        kept = [] if self._runs else await asyncio.to_thread(self._files.read_all)
+        before = {state.spec.name: state for state in (*kept, *(run.state for run in self._runs.values()))}
+        left = left_by(before.values(), {name: spec for name, (spec, _) in self._policies.items()})
         now_s = self._clock.wall_s()
         effects: list[tuple[_Run, Effect]] = []
         for name in self._runs.keys() - self._policies.keys():
-            log.info("a failover policy is gone, what it decided ends", policy=name)
+            log.info("a failover policy is gone", policy=name)
             run = self._runs.pop(name)
             if run.waiting is not None:
                 run.waiting.cancel()
             self._metrics.forget(run.state)
-        for name in set(self._files.names()) - self._policies.keys():
-            await asyncio.to_thread(self._files.remove, name)
         for name, (spec, triggers) in self._policies.items():
             found = self._runs.get(name)
             if found is None:
-                # As it is now: another process may have led since this one began.
-                saved = await asyncio.to_thread(self._files.read, name)
-                found = self._runs[name] = _Run(saved or machine.begin(spec, now_s), triggers)
+                found = self._runs[name] = _Run(before.get(name) or machine.begin(spec, now_s), triggers)
             elif found.detector.triggers != triggers:
                 found.detector = Detector(triggers)
+            found.state = take_over(found.state, spec.pools, left)
             endpoints = frozenset(key for pool, key in self._members if pool in spec.pools)
             for event in (SpecChanged(spec=spec), EndpointsChanged(endpoints=endpoints)):
                 effects += self._step(found, event, now_s)
         self._owner = {pool: run for run in self._runs.values() for pool in run.state.spec.pools}
         self._direct(run.state for run in self._runs.values())
         await self._act(effects)
+        for run in [run for run in self._runs.values() if left and run.saved is not run.state]:
+            await asyncio.to_thread(self._save, run)
+        if not any(run.problem for run in self._runs.values()):  # else what was handed over is in the old files only
+            await asyncio.to_thread(self._files.forget, self._runs.keys())
 
     async def _tick(self) -> None:
         now_s, wall_s = self._clock.monotonic_s(), self._clock.wall_s()
@@ -417,7 +421,8 @@ def _concerns(state: State, command: Command) -> bool:
     pools = [pool for pool in state.spec.pools if command.pool in {"", pool}]
     if command.endpoint in state.endpoints:
         return True
-    return bool(pools) and (not command.site or any(command.site in state.spec.sites.get(pool, ()) for pool in pools))
+    here = {member.site for member in directives(state) if member.pool in pools}  # also where no endpoint is left
+    return bool(pools) and (not command.site or command.site in here)
 
 
 def _nothing(command: Command, runs: Iterable[_Run]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,8 @@ log = structlog.get_logger()
 
 FOLDER: Final = "failover"
 _SUFFIX: Final = ".json"
+LONGEST: Final = 180
+"""Characters of a policy's name in that of its file: Kubernetes allows more than the 255 bytes that file systems do."""
 
 
 class FailoverFiles:
@@ -23,27 +27,13 @@ class FailoverFiles:
         self._folder = StateFolder(state / FOLDER)
         self.path = self._folder.path
 
-    def names(self) -> list[str]:
-        """Names of the policies that something is kept of."""
-        if not self.path.is_dir():
-            return []
-        return sorted(_name(path.name) for path in self.path.glob(f"[!.]*{_SUFFIX}"))
-
-    def read(self, name: str) -> State | None:
-        """What is kept of a policy, None for nothing.
+    def read_all(self) -> list[State]:
+        """What is kept of all policies.
 
         Raises:
-            StateError: it cannot be read. It is never taken for nothing then: that would bring back what has failed.
+            StateError: one cannot be read. It is never taken for nothing then: that would bring back what has failed.
         """
-        path = self.path / _file(name)
-        try:
-            return state_from_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StateError(f"{path} cannot be read: {error.strerror}") from error
-        except FailoverError as error:
-            raise StateError(f"{path}: {error}") from error
+        return [state for path in self._paths() if (state := _read(path)) is not None]
 
     def write(self, state: State) -> None:
         """Keep a policy's state; it is on the disk when this returns.
@@ -53,30 +43,45 @@ class FailoverFiles:
         """
         self._folder.write(_file(state.spec.name), state)
 
-    def remove(self, name: str) -> None:
-        """Forget a policy."""
-        try:
-            (self.path / _file(name)).unlink(missing_ok=True)
-        except OSError as error:
-            log.error("a failover state that is over cannot be removed", policy=name, problem=str(error))
+    def forget(self, but: Collection[str]) -> None:
+        """Forget all policies but those."""
+        kept = {_file(name) for name in but}
+        for path in self._paths():
+            try:
+                if path.name not in kept:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                log.error("a failover state that is over cannot be removed", file=str(path), problem=str(error))
 
     def stamp(self) -> tuple[tuple[str, int], ...]:
         """Changes when any file does."""
-        if not self.path.is_dir():
-            return ()
         found = []
-        for path in self.path.glob(f"[!.]*{_SUFFIX}"):
+        for path in self._paths():
             try:
                 found.append((path.name, path.stat().st_mtime_ns))
             except OSError:
                 continue  # removed meanwhile
-        return tuple(sorted(found))
+        return tuple(found)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.path.glob(f"[!.]*{_SUFFIX}"))
+
+
+def _read(path: Path) -> State | None:
+    """A file, None if it was removed meanwhile."""
+    try:
+        return state_from_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"{path} cannot be read: {error.strerror}") from error
+    except FailoverError as error:
+        raise StateError(f"{path}: {error}") from error
 
 
 def _file(name: str) -> str:
-    """Names are "Kind/namespace/name"; a `_` is in none of the three."""
-    return f"{name.replace('/', '_')}{_SUFFIX}"
-
-
-def _name(file: str) -> str:
-    return file.removesuffix(_SUFFIX).replace("_", "/")
+    """Names are "Kind/namespace/name"; a `_` is in none of the three. Long ones are cut, and told apart by a hash."""
+    stem = name.replace("/", "_")
+    if len(stem) > LONGEST:
+        stem = f"{stem[:LONGEST]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"{stem}{_SUFFIX}"

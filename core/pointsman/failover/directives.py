@@ -8,7 +8,7 @@ from typing import Final
 from pointsman.core.model import TOTAL_WEIGHT
 from pointsman.failover.model import Directive, Member
 from pointsman.failover.spec import Role
-from pointsman.failover.state import AWAY, HELD, EndpointDrain, MemberState, Phase, State
+from pointsman.failover.state import AWAY, HELD, EndpointDrain, MemberState, Phase, State, member_of
 
 WARM_UP: Final = (2_500, 5_000, TOTAL_WEIGHT)
 """Shares of its capacity that a standby gets while it warms up beside a tier that serves: caches are cold and kernels
@@ -16,8 +16,12 @@ not compiled yet, and a quarter of the requests finds out as well as all of them
 
 
 def directives(state: State) -> Mapping[Member, Directive]:
-    """What shall be done with each member of the policy, also with those that need nothing."""
-    return {member: _directive(state, member) for member in state.spec.members()}
+    """What shall be done with each member of the policy, also with those that need nothing.
+
+    A site that is out and has no endpoint has one, too: what comes back there must not be used before it was looked at.
+    """
+    members = dict.fromkeys((*state.spec.members(), *map(member_of, state.members)))
+    return {member: _directive(state, member) for member in members}
 
 
 def drained_endpoints(state: State) -> frozenset[str]:
