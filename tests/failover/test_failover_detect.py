@@ -258,6 +258,14 @@ def test_clients_that_leave_early_say_nothing_and_those_that_leave_late_do(world
     assert triggers_of(world.send(5.0, 50.0, left(900.0), until=Trigger.LATENCY)) == {Trigger.LATENCY}
 
 
+def test_a_client_that_leaves_without_an_answer_is_no_answer(world: World) -> None:
+    """Impatient clients of a site that is gone must not prove that it is there."""
+    world.seen = views(like=replace(UP, metrics_age_s=3.0, scrape_failing=True))
+    gone = world.send(3.0, 50.0, lambda n: Sample(at_s=0.0, endpoint=key_of(n), waited_ms=90.0), until=Trigger.PROBE)
+    assert Trigger.PROBE in triggers_of(gone)
+    assert gone.clear is False
+
+
 # Stall.
 
 

@@ -18,6 +18,7 @@ RESOURCE_EXHAUSTED, is load; the others blame the request."""
 
 _BROKEN_HTTP: Final = frozenset({500, 502, 504})
 _OVERLOAD_GRPC: Final = 8
+_LEFT: Final = frozenset({0, 499})
 
 Members = Mapping[tuple[str, str], Member]
 """(pool, endpoint) → the member that it belongs to."""
@@ -43,6 +44,14 @@ def truncated(entry: Feedback) -> bool:
     return entry.ended and entry.failed and (entry.ttft_ms is not None or entry.response_bytes > 0)
 
 
+def left(entry: Feedback) -> bool:
+    """The client left, or a proxy before us gave up, before there was an answer: what it would have been is not known.
+
+    Envoy logs no status then; proxies in between say 499.
+    """
+    return entry.status in _LEFT and not entry.failed and entry.ttft_ms is None
+
+
 def samples(entry: Feedback, members: Members, now_s: float) -> Iterator[tuple[Member, Sample]]:
     """What an entry says of each endpoint that it was sent to. Answers that come whole have no time to first byte.
 
@@ -65,7 +74,6 @@ def samples(entry: Feedback, members: Members, now_s: float) -> Iterator[tuple[M
             yield member, Sample(at_s=now_s, endpoint=endpoint, failed=True, retried=True)
     member = members.get((pool, entry.upstream))
     if member is not None:
-        left = entry.status == 0 and not entry.failed and entry.ttft_ms is None
         yield (
             member,
             Sample(
@@ -77,7 +85,7 @@ def samples(entry: Feedback, members: Members, now_s: float) -> Iterator[tuple[M
                 expected_ms=entry.expected_ms,
                 truncated=truncated(entry),
                 retried=entry.attempts > 1,
-                waited_ms=entry.duration_ms if left else None,
+                waited_ms=entry.duration_ms if left(entry) else None,
             ),
         )
 
@@ -89,9 +97,9 @@ class Seconds:
         self._now = Second(start_s=0.0)
 
     def add(self, entry: Feedback) -> None:
-        """Count an entry that ended."""
-        if not entry.ended or entry.forwarded:
-            return
+        """Count an entry that ended with an answer, or for want of one."""
+        if not entry.ended or entry.forwarded or left(entry):
+            return  # a second in which all clients gave up is no good one
         cut = truncated(entry)
         now = self._now
         self._now = msgspec.structs.replace(

@@ -120,7 +120,7 @@ class MemberState:
         """Count a sample."""
         endpoint = self.endpoint(sample.endpoint)
         at_s = sample.at_s
-        if sample.ended:
+        if sample.ended and sample.waited_ms is None:  # who left proves neither that it works nor that it does not
             self._ended(sample, endpoint)
         took_ms = sample.ttft_ms if sample.ttft_ms is not None else sample.waited_ms
         if took_ms is None or sample.expected_ms is None:
