@@ -239,3 +239,16 @@ def test_a_damaged_state_is_refused() -> None:
         state_from_json(b'{"version": 99}')
     with pytest.raises(FailoverError, match="damaged"):
         state_from_json(msgspec.json.encode([1]))
+
+
+def test_a_ramp_that_waits_says_for_what() -> None:
+    script = Script()
+    for command, lines in (("policy", ["tier a b"]), ("drain a", []), ("see", ["a unknown"]), ("activate a", [])):
+        script.run(command, lines)
+    script.run("wait 9", [])
+    assert script.state is not None
+    assert script.state.members[f"{POOL}@a"].why == "activate by alice: because"
+    script.run("wait 2", [])
+    assert script.state.members[f"{POOL}@a"].why.startswith("ramp: 5 % until something is known of it")
+    script.run("see", ["a"])
+    assert script.state.members[f"{POOL}@a"].why == "ramp: 25 %"

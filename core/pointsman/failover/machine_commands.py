@@ -23,6 +23,8 @@ from pointsman.failover.state import (
 )
 
 _HELD_PHASE: Final = {Action.DRAIN: Phase.DRAINED, Action.EVACUATE: Phase.EVACUATED}
+_CUT_SHORT: Final = {True: frozenset({Phase.RAMPING}), False: frozenset[Phase]()}
+"""Forced, what is on its way back already skips the rest of its ramp, which may wait for requests that never come."""
 _DONE: Final = {
     Action.DRAIN: "drained",
     Action.EVACUATE: "evacuated",
@@ -55,11 +57,11 @@ def obey(draft: Draft, command: Command) -> None:
         case Action.DRAIN | Action.EVACUATE:
             _take_out(draft, command)
         case Action.ACTIVATE:
-            _bring_in(draft, command, _out(draft, command, HELD))
+            _bring_in(draft, command, _out(draft, command, HELD | _CUT_SHORT[command.force]))
         case Action.FAILOVER:
             _fail_over(draft, command)
         case Action.FAILBACK:
-            _bring_in(draft, command, _out(draft, command, AWAY))
+            _bring_in(draft, command, _out(draft, command, AWAY | _CUT_SHORT[command.force]))
 
 
 def _out(draft: Draft, command: Command, phases: frozenset[Phase]) -> list[str]:

@@ -166,9 +166,12 @@ def _waits(draft: Draft, key: str, why: str, since_s: float = 0.0) -> None:
 
 def _ramp(draft: Draft, key: str, found: MemberState) -> None:
     """One step further when the interval has passed, it is well, and it is not full; bad ones are left elsewhere."""
-    if found.bad or not found.clear or Trigger.SATURATION in found.triggers or frozen(draft):
-        return
     if draft.clock_s - found.entered_s < draft.spec.failback.ramp_interval_s:
+        return
+    if found.clear is None and not found.bad:
+        step = draft.spec.failback.ramp[found.step] / 100
+        draft.put(key, why=f"ramp: {step:g} % until something is known of it: no metrics, too few requests")
+    if found.bad or not found.clear or Trigger.SATURATION in found.triggers or frozen(draft):
         return
     share = draft.spec.failback.ramp[found.step + 1]
     draft.enter(key, Phase.RAMPING, f"ramp: {share / 100:g} %", step=found.step + 1)
