@@ -197,6 +197,17 @@ def test_health_and_reasons_add_up() -> None:
     assert fleet_tree(lonely, {})["reasons"] == ["no proxy of gateway default/main is connected"]
 
 
+def test_a_refused_folder_is_told_with_its_lines() -> None:
+    found = [
+        {"file": "routes.yaml", "line": line, "field": "spec.wieght", "what": "unknown field", "mend": ""}
+        for line in (7, 8, 9)
+    ]
+    refused = status_of(endpoint_of("a"), configuration={"accepted": False, "problems": found})
+    (reason,) = fleet_tree(refused, {})["reasons"]
+    assert "routes.yaml:7: spec.wieght: unknown field; routes.yaml:8" in reason
+    assert reason.endswith("and 1 more")
+
+
 def test_failover_and_rollouts_are_shown_where_they_belong() -> None:
     policy = {
         "name": "FailoverPolicy/default/p",

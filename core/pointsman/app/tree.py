@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from pointsman.core.errors import Problem
+
 Json = dict[str, Any]
 
 SILENT_S: Final = 3.0
@@ -197,7 +199,9 @@ def _rollout(rollout: Json) -> Json:
 def _reasons(status: Json, sites: Iterable[Json], gateways: Iterable[Json], rollouts: Iterable[Json]) -> Iterable[str]:
     """What is not as it should be, in words."""
     if not status["configuration"]["accepted"]:
-        yield "the configuration folder is refused; the last good one is in force"
+        problems = [str(Problem(**one)).removeprefix(": ") for one in status["configuration"]["problems"]]
+        shown = "; ".join(problems[:2]) + (f" and {len(problems) - 2} more" if len(problems) > 2 else "")
+        yield "the configuration folder is refused; the last good one is in force" + (f": {shown}" if shown else "")
     for site in sites:
         for verdict in site["failover"]:
             if verdict["state"] not in {"Healthy", "Standby"}:
