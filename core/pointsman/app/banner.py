@@ -28,7 +28,8 @@ def banner(running: Running) -> str:
             f"  curl -N {chat_url}/v1/chat/completions -H 'content-type: application/json' \\",
             f"    -d '{json.dumps(body)}'",
         ]
-    lines += ["", "See the fleet:", f"  curl -s {running.admin}/api/v1/status"]
+    lines += ["", "See the fleet, in a browser or here:", f"  {running.admin}/"]
+    lines += [f"  pointsman status --admin {running.admin}"]
     if running.simulator and running.replicas:
         name = running.replicas[0]
         lines += [

@@ -128,15 +128,15 @@ def pick_lines(pick: Json) -> Iterator[str]:
         f", model {pick['model']}" if pick["model"] else ""
     )
     if pick["request_id"] and pick["route"]:
-        yield f"  rule     {pick['route']}"
+        yield f"  rule    {pick['route']}"
         if pick["arm"]:
             yield from (f"  {line}" for line in _arm_lines(pick["arm"]))
     if pick["status"] != 200:
-        yield f"  refused  {pick['status'] or 'the gateway goes on without a pick'} {pick['reason']}"
+        yield f"  refused {pick['status'] or 'the gateway goes on without a pick'} {pick['reason']}"
     if pick["no_affinity_because"]:
         yield f"  no prefix affinity: {pick['no_affinity_because']}"
     if pick["endpoints"]:
-        yield f"  order    {', '.join(pick['endpoints'])}"
+        yield f"  order   {', '.join(pick['endpoints'])}"
     for place, one in enumerate(pick["candidates"][:HEAD_CANDIDATES], 1):
         terms = ", ".join(f"{name} {value:g}" for name, value in one.get("terms_ms", {}).items())
         cost = f"{one['score_ms']:>10.1f} ms" if "score_ms" in one else ""

@@ -105,7 +105,7 @@ def judge(evidence: Evidence) -> tuple[Run, str]:
         moments.append(Moment(at_s=first_s - fault_s, what=ELSEWHERE))
     if rto_s is not None:
         moments.append(Moment(at_s=rto_s, what="recovered, as clients see it"))
-    moments.sort(key=lambda moment: moment.at_s)
+    moments.sort(key=lambda moment: round(moment.at_s, 2))  # as shown: what was done stands before what it led to
     at_home = [seen for seen in (*evidence.before, *evidence.after) if seen.gateway == evidence.site]
     run = Run(
         kind=evidence.kind,
