@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-observability test-page dashboards docs drill lint format stubs validate clean lock
+.PHONY: run test test-stories test-observability test-page dashboards docs drill lint format stubs validate clean lock
 
 run: .venv/.run
 	$(BIN)/pointsman up --config examples/two-sites --simulate
 
 test: .venv/.dev
 	$(BIN)/pytest -q -n 2 --dist worksteal
+
+# Rollouts, experiments, drills and benchmarks from begin to end: as long as all other tests together.
+test-stories: .venv/.dev
+	$(BIN)/pytest -q -n 2 --dist worksteal -m story tests/e2e tests/bench_scripts
 
 # Dashboards, rules and alerts against a real Prometheus that watches a real fleet: Debian's package is needed.
 test-observability: .venv/.dev

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 TRACE = ROOT / "examples" / "traces" / "multi-turn-small.jsonl"
 
+pytestmark = pytest.mark.story
+
 
 async def run_script(script: Path, *arguments: str) -> str:
     """The output of a script that must succeed."""

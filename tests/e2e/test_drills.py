@@ -11,7 +11,7 @@ import pytest
 
 from support.fleet import POINTSMAN
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(240)]
 
 MET_OR_LATE = {0, 2}
 """A bar on time may be missed on a busy machine; an aborted drill or a set-up that does not start is something else."""

@@ -15,7 +15,7 @@ from support.fleet import MODEL, Fleet, Layout, backend, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.story]
 
 
 def header(name: str, value: str, kind: str = "Exact") -> dict[str, str]:

@@ -19,7 +19,7 @@ from support.load import Load
 from support.rollouts import apply, by_arm, command, faults, policy, reached, rollout, share
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from support.planes import Plane, Rails, rails
 from support.rollouts import apply, apply_in, by_arm, command, faults, policy, reached, rollout, share
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(180)]
 
 HALF = [{"weight": "50%", "pause": "Manual"}, {"weight": "100%"}]
 CANARY = "cluster.default/canary.upstream_rq_total"

@@ -13,7 +13,7 @@ from support.load import Load
 from support.rollouts import Witness, apply, by_arm, command, faults, policy, reached, rollout, share, witness
 from support.waiting import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(180)]
 
 STEPS = [
     {"weight": "10%", "pause": "1h"},
