@@ -14,6 +14,7 @@ from pointsman.core.model import Endpoint, Health, Plan, Pool, Site, SiteGroup
 from pointsman.extproc import Picker
 from pointsman.extproc.decision import Decision, PickRequest
 from pointsman.extproc.filters import Filtered
+from pointsman.extproc.gossip import EndpointLoad
 from pointsman.extproc.tiering import tiering_of
 from pointsman.extproc.tiers import draw, hold_back
 
@@ -53,6 +54,17 @@ def test_a_higher_tier_gets_nothing_but_stands_in_the_list_for_retries() -> None
         sites = [key.split(".")[2] for key in decision.endpoints]
         assert sites[:3] == ["0", "0", "1"]
         assert len(set(decision.endpoints)) == len(decision.endpoints)
+
+
+def test_retries_of_many_spread_over_the_next_tier() -> None:
+    made = picker(group("a", 0), group("b", 1, tier=1), group("c", 2, tier=2))
+    third = [decision.endpoints[2] for decision in picks(made, 400)]
+    assert {key.split(".")[2] for key in third} == {"1"}, "not the tier behind it"
+    assert min(third.count(key) for key in set(third)) > 60
+    assert len(set(third)) == 4
+    busy = third[0]
+    made.remote_loads({busy: EndpointLoad(requests=9)})
+    assert busy not in {decision.endpoints[2] for decision in picks(made, 100)}
 
 
 def test_a_tier_without_a_ready_endpoint_is_passed_over() -> None:

@@ -34,7 +34,7 @@ from pointsman.extproc.recent import RECENT_DECISIONS, RecentDecisions
 from pointsman.extproc.sharing import own_loads, set_remote_loads
 from pointsman.extproc.signals import Load, fuse
 from pointsman.extproc.table import Chosen, EndpointTable, Floats, PoolRows, Rows
-from pointsman.extproc.tiers import FULL_RETRY_AFTER_S, draw, hold_back, with_reserve
+from pointsman.extproc.tiers import FULL_RETRY_AFTER_S, draw, hold_back, reserve, with_reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +166,10 @@ class Picker:
             order = self._plain_order(pool.name, rows)
         best = top(order, table.site[at])
         listed = rows[best].tolist()
-        if pool.tiering is not None:
-            listed = with_reserve(listed, table.site, pool.rows[codes == Filtered.HIGHER_TIER].tolist())
+        if pool.tiering is not None and len(rows) < len(pool.rows):
+            requests = table.requests[pool.rows] + table.remote_requests[pool.rows]
+            alike = rendezvous(table.key_hash[pool.rows], _request_hash(request, hashes))
+            listed = with_reserve(listed, table.site, pool.rows[reserve(codes, pool.tiering, requests, alike)].tolist())
         pick_id = ""
         if counts:
             account = self._account(request, now_s, rows[best[:1]], cached[best[:1]], hashes)

@@ -14,7 +14,7 @@ import xxhash
 
 from pointsman.core.model import TOTAL_WEIGHT
 from pointsman.extproc.filters import Codes, Filtered
-from pointsman.extproc.pick import HOME_ATTEMPTS, MAX_LIST
+from pointsman.extproc.pick import HOME_ATTEMPTS, MAX_LIST, Hashes
 from pointsman.extproc.tiering import Ints, Tiering
 
 FULL_RETRY_AFTER_S: Final = 1
@@ -50,10 +50,20 @@ def hold_back(codes: Codes, tiering: Tiering, requests: Ints, at: int) -> None:
         codes[ramping if ramping.any() else held] = Filtered.NO
 
 
+def reserve(codes: Codes, tiering: Tiering, requests: Ints, ties: Hashes) -> Ints:
+    """Positions of what only its tier holds back, best first: the next tier, there the fewest requests, then `ties`.
+
+    A site that dies sends all that it had at once: it must not meet the same endpoint. All columns are per row.
+    """
+    found = np.flatnonzero(codes == Filtered.HIGHER_TIER)
+    order = np.lexsort((ties[found], requests[found], tiering.tier[found]))
+    return np.asarray(found[order[:MAX_LIST]], dtype=np.int64)
+
+
 def with_reserve(listed: list[int], sites: npt.NDArray[np.int32], reserve: list[int]) -> list[int]:
     """Rows of a pick with one of another tier behind the first home attempts: a retry must reach it in time.
 
-    `sites` is the site of any row. The reserve is what only its tier held back, best first.
+    `sites` is the site of any row. The reserve is what only its tier held back, best first (`reserve`).
     """
     if not reserve or len({int(sites[row]) for row in listed[: HOME_ATTEMPTS + 1]}) > 1:
         return (listed + reserve)[:MAX_LIST]
