@@ -21,6 +21,7 @@ from pointsman.core.clock import SystemClock
 from pointsman.core.compile.plan import compile_plan
 from pointsman.core.model import Plan
 from pointsman.core.store import StateFolder
+from pointsman.failover.model import EndpointView
 from pointsman.failover.state import Action, Command, FailoverError, State
 from pointsman.xds.convergence import Convergence
 from support.waiting import eventually
@@ -82,6 +83,7 @@ class Plane:
         clock, folder = SystemClock(), StateFolder(state)
         self.manifests = manifests(config)
         self.plan: Plan
+        self.looks = 0
         self.operations = Operations(
             state=folder,
             clock=clock,
@@ -95,7 +97,7 @@ class Plane:
             operations=self.operations,
             clock=clock,
             silent=lambda: (),
-            views=dict,
+            views=self._views,
             registry=CollectorRegistry(),
         )
 
@@ -125,6 +127,10 @@ class Plane:
     def out(self) -> set[tuple[str, str]]:
         """What gateways send nothing to."""
         return {place for place, over in self.operations.overlay.sites if not over.share}
+
+    def _views(self) -> dict[str, EndpointView]:
+        self.looks += 1
+        return {}
 
     def _publish(self, plan: Plan) -> None:
         self.plan = plan
@@ -265,3 +271,27 @@ async def test_policies_may_have_the_longest_names_that_there_are(tmp_path: Path
                 await plane.act(Action.EVACUATE, site="east")
             assert plane.state() == "Evacuated"
             assert [one["problem"] for one in plane.failover.status()] == ["", ""]
+
+
+async def test_a_disk_that_hangs_keeps_nobody_from_looking_and_deciding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        hangs, write = threading.Event(), FailoverFiles.write
+        goes_on = threading.Event()
+
+        def hung(files: FailoverFiles, state: State) -> None:
+            hangs.set()
+            assert goes_on.wait(30)
+            write(files, state)
+
+        monkeypatch.setattr(FailoverFiles, "write", hung)
+        plane.apply(TWO_SITES + policy("one"))
+        await eventually(hangs.is_set, what="something is being saved")
+        looks = plane.looks
+        await eventually(lambda: plane.looks > looks + 3, what="it is still looked")
+        evacuates = asyncio.create_task(plane.act(Action.EVACUATE, site="east"))
+        await eventually(lambda: (POOL, "east") in plane.out, what="the site is left")
+        goes_on.set()
+        await evacuates

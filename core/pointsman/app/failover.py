@@ -7,7 +7,7 @@ saved then: a fail-over must not wait for a disk, nor fail because it is full. A
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -16,7 +16,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.failover_files import FailoverFiles
-from pointsman.app.failover_samples import Seconds, samples
+from pointsman.app.failover_runs import Run, concerns, decided, nothing, target
+from pointsman.app.failover_samples import samples
 from pointsman.app.failover_status import FailoverMetrics, Json, failover_json
 from pointsman.app.leadership import Leadership
 from pointsman.app.operations import Operations, Sites
@@ -25,17 +26,16 @@ from pointsman.core.clock import Clock
 from pointsman.core.compile.residency import base_pool
 from pointsman.core.config import Manifests
 from pointsman.core.model import Plan
-from pointsman.core.overlay import SiteOverlay
 from pointsman.core.store import StateError, StateFolder
+from pointsman.core.tasks import together
 from pointsman.extproc import Feedback
 from pointsman.extproc.inflight import Silent
 from pointsman.failover import machine
 from pointsman.failover.detect import Detector
 from pointsman.failover.detect_triggers import Triggers
-from pointsman.failover.directives import directives, drained_endpoints
 from pointsman.failover.handover import left_by, take_over
 from pointsman.failover.manifest import policies_of
-from pointsman.failover.model import NOTHING_SPECIAL, EndpointView, Member, Waiting
+from pointsman.failover.model import EndpointView, Member, Waiting
 from pointsman.failover.spec import FailoverSpec
 from pointsman.failover.state import (
     Action,
@@ -65,6 +65,9 @@ FOLLOW_S: Final = 0.25
 SAVE_S: Final = 10.0
 """How often a state in which nothing was decided is saved: what holds and ramps may lose of their time in a crash."""
 
+SAVE_ROUND_S: Final = 1.0
+"""How often it is looked whether a state has waited that long."""
+
 ACK_ROUND_S: Final = 2.0
 """How long acknowledgements are awaited before the status says who is missing."""
 
@@ -72,21 +75,6 @@ TAKE_OUT: Final = frozenset({Action.DRAIN, Action.EVACUATE, Action.FAILOVER})
 """What must not be done by half."""
 
 SYSTEM: Final = Signature(actor="pointsman", via="controller")
-
-
-class _Run:
-    """A policy at work."""
-
-    def __init__(self, state: State, triggers: Triggers) -> None:
-        self.state = state
-        self.detector = Detector(triggers)
-        self.seconds = Seconds()
-        self.saved: State | None = None
-        self.saved_at_s = 0.0
-        self.saving = threading.Lock()  # an older state must not be written over a newer one
-        self.problem = ""
-        self.judged: frozenset[Member] = frozenset()  # their usual time to first byte is known
-        self.waiting: asyncio.Task[None] | None = None
 
 
 class Failover:
@@ -112,10 +100,12 @@ class Failover:
         self._silent = silent
         self._views = views
         self._metrics = FailoverMetrics(registry)
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
         self._policies: dict[str, tuple[FailoverSpec, Triggers]] = {}
         self._members: dict[tuple[str, str], Member] = {}
-        self._owner: dict[str, _Run] = {}
+        self._owner: dict[str, Run] = {}
+        self._decided: asyncio.Queue[list[tuple[Run, Effect]]] = asyncio.Queue()
+        self._over = False  # files of policies that are gone are there still
         self._leads = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -127,10 +117,10 @@ class Failover:
         Raises:
             StateError: it cannot be read. Then nothing starts: what has failed must not come back by an accident.
         """
-        decided = _decided(self._files.read_all())
-        if any(decided):
-            log.info("failover decisions of an earlier run are in force", sites=[site for (_, site), _ in decided[0]])
-        return decided
+        sites, drained = decided(self._files.read_all())
+        if sites or drained:
+            log.info("failover decisions of an earlier run are in force", sites=[site for (_, site), _ in sites])
+        return sites, drained
 
     def configure(self, manifests: Manifests, plan: Plan) -> None:
         """Take over the policies of a configuration that is in force, and where its pools have endpoints."""
@@ -169,11 +159,11 @@ class Failover:
         if not self._leads.is_set():
             raise FailoverError("another control plane on this state folder leads failover: ask that one")
         command = self._located(command)
-        about = [r for r in self._runs.values() if policy in {"", r.state.spec.name} and _concerns(r.state, command)]
+        about = [r for r in self._runs.values() if policy in {"", r.state.spec.name} and concerns(r.state, command)]
         if not about:
-            raise FailoverError(_nothing(command, self._runs.values()))
+            raise FailoverError(nothing(command, self._runs.values()))
         now_s = self._clock.wall_s()
-        steps: list[tuple[_Run, State, tuple[Effect, ...]]] = []
+        steps: list[tuple[Run, State, tuple[Effect, ...]]] = []
         refused: list[FailoverError] = []
         for run in about:
             try:
@@ -186,7 +176,9 @@ class Failover:
             return [failover_json(state) for _, state, _ in steps]
         for run, state, _ in steps:
             run.state = state
-        await self._act([(run, effect) for run, _, effects in steps for effect in effects])
+        effects = [(run, effect) for run, _, found in steps for effect in found]
+        self._to_gateways(effects)
+        await self._write_down(effects)
         waiting = [run.waiting for run, _, _ in steps if run.waiting is not None]
         if wait_s and waiting:
             await asyncio.wait(waiting, timeout=wait_s)
@@ -220,22 +212,42 @@ class Failover:
         await self._follow_leader()
         self._runs.clear()
         try:
-            while True:
-                if self._changed.is_set():
-                    self._changed.clear()
-                    await self._adopt()
-                self._leads.set()  # with every policy at work: a command for a site is for all of them
-                await self._tick()
-                await asyncio.sleep(TICK_S)
+            await together(self._watch(), self._keep())
         finally:
             self._leads.clear()
             tasks = [run.waiting for run in self._runs.values() if run.waiting is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            while not self._decided.empty():
+                await self._write_down(self._decided.get_nowait())
             for run in self._runs.values():
                 self._save(run)
             self._leadership.resign()
+
+    async def _watch(self) -> None:
+        while True:
+            if self._changed.is_set():
+                self._changed.clear()
+                await self._adopt()
+            self._leads.set()  # with every policy at work: a command for a site is for all of them
+            self._tick()
+            await asyncio.sleep(TICK_S)
+
+    async def _keep(self) -> None:
+        """Save what the detectors decide, and tell of it: beside them, for a disk may hang."""
+        while True:
+            effects: list[tuple[Run, Effect]] = []
+            with contextlib.suppress(TimeoutError):
+                effects = await asyncio.wait_for(self._decided.get(), SAVE_ROUND_S)
+            await self._write_down([(run, one) for run, one in effects if run in self._runs.values()])
+            now_s, runs = self._clock.monotonic_s(), list(self._runs.values())
+            for run in runs:
+                if run.saved is not run.state and (self._over or now_s - run.saved_at_s >= SAVE_S):
+                    await asyncio.to_thread(self._save, run)
+            if self._over and not any(run.problem for run in runs):  # what was handed over is in its new place
+                self._over = False
+                await asyncio.to_thread(self._files.forget, [run.state.spec.name for run in runs])
 
     async def _follow_leader(self) -> None:
         """Do what another control plane on this state folder decides, until it ends."""
@@ -248,7 +260,7 @@ class Failover:
                 except StateError as error:
                     log.error("what another process decided cannot be read", problem=str(error))
                 else:
-                    self._runs = {state.spec.name: _Run(state, Triggers()) for state in states}
+                    self._runs = {state.spec.name: Run(state, Triggers()) for state in states}
                     self._direct(states)
             await asyncio.sleep(FOLLOW_S)
 
@@ -259,7 +271,7 @@ class Failover:
         before = {state.spec.name: state for state in (*kept, *(run.state for run in self._runs.values()))}
         left = left_by(before.values(), {name: spec for name, (spec, _) in self._policies.items()})
         now_s = self._clock.wall_s()
-        effects: list[tuple[_Run, Effect]] = []
+        effects: list[tuple[Run, Effect]] = []
         for name in self._runs.keys() - self._policies.keys():
             log.info("a failover policy is gone", policy=name)
             run = self._runs.pop(name)
@@ -269,7 +281,7 @@ class Failover:
         for name, (spec, triggers) in self._policies.items():
             found = self._runs.get(name)
             if found is None:
-                found = self._runs[name] = _Run(before.get(name) or machine.begin(spec, now_s), triggers)
+                found = self._runs[name] = Run(before.get(name) or machine.begin(spec, now_s), triggers)
             elif found.detector.triggers != triggers:
                 found.detector = Detector(triggers)
             found.state = take_over(found.state, spec.pools, left)
@@ -278,17 +290,14 @@ class Failover:
                 effects += self._step(found, event, now_s)
         self._owner = {pool: run for run in self._runs.values() for pool in run.state.spec.pools}
         self._direct(run.state for run in self._runs.values())
-        await self._act(effects)
-        for run in [run for run in self._runs.values() if left and run.saved is not run.state]:
-            await asyncio.to_thread(self._save, run)
-        if not any(run.problem for run in self._runs.values()):  # else what was handed over is in the old files only
-            await asyncio.to_thread(self._files.forget, self._runs.keys())
+        self._over = True
+        self._put_out(effects)
 
-    async def _tick(self) -> None:
+    def _tick(self) -> None:
         now_s, wall_s = self._clock.monotonic_s(), self._clock.wall_s()
         views = self._views()
         waiting = self._waiting(now_s)
-        effects: list[tuple[_Run, Effect]] = []
+        effects: list[tuple[Run, Effect]] = []
         seen: dict[Member, list[EndpointView]] = {}
         for (pool, key), member in self._members.items():
             if pool in self._owner:
@@ -302,10 +311,7 @@ class Failover:
             if second is not None:
                 effects += self._step(run, Served(second=second), wall_s)
             self._metrics.show(run.state, observations)
-        await self._act(effects)
-        for run in self._runs.values():
-            if run.saved is not run.state and now_s - run.saved_at_s >= SAVE_S:
-                await asyncio.to_thread(self._save, run)
+        self._put_out(effects)
 
     def _waiting(self, now_s: float) -> dict[Member, list[Waiting]]:
         found: dict[Member, list[Waiting]] = {}
@@ -322,22 +328,28 @@ class Failover:
                 )
         return found
 
-    def _step(self, run: _Run, event: Event, now_s: float) -> list[tuple[_Run, Effect]]:
+    def _step(self, run: Run, event: Event, now_s: float) -> list[tuple[Run, Effect]]:
         run.state, effects = machine.step(run.state, event, now_s)
         self._metrics.opened(run.state)
         return [(run, effect) for effect in effects]
 
     # What goes out.
 
-    async def _act(self, effects: Sequence[tuple[_Run, Effect]]) -> None:
-        """Gateways first, then the disk, then those who want to know."""
-        if not effects:
-            return
+    def _put_out(self, effects: list[tuple[Run, Effect]]) -> None:
+        """To the gateways at once, and to `_keep`."""
+        if effects:
+            self._to_gateways(effects)
+            self._decided.put_nowait(effects)
+
+    def _to_gateways(self, effects: Sequence[tuple[Run, Effect]]) -> None:
         directed = {id(run): (run, effect.change) for run, effect in effects if isinstance(effect, Directed)}
         if directed:
             self._direct(run.state for run in self._runs.values())
         for run, change in directed.values():
             self._await_gateways(run, change)
+
+    async def _write_down(self, effects: Sequence[tuple[Run, Effect]]) -> None:
+        """The disk first, then those who want to know."""
         for run in {id(run): run for run, _ in effects}.values():
             await asyncio.to_thread(self._save, run)
         for run, effect in effects:
@@ -348,23 +360,23 @@ class Failover:
 
     def _direct(self, states: Iterable[State]) -> None:
         """Put what the policies decided in force."""
-        self._operations.set_sites(*_decided(states))
+        self._operations.set_sites(*decided(states))
 
-    def _await_gateways(self, run: _Run, change: int) -> None:
+    def _await_gateways(self, run: Run, change: int) -> None:
         if run.waiting is not None:
             run.waiting.cancel()
 
         async def programmed() -> None:
             while True:
                 missing = await self._operations.lacking(run.state.spec.pools, ACK_ROUND_S)
-                await self._act(self._step(run, Programmed(change=change, missing=missing), self._clock.wall_s()))
+                self._put_out(self._step(run, Programmed(change=change, missing=missing), self._clock.wall_s()))
                 if not missing:
                     return
                 await asyncio.sleep(TICK_S)
 
         run.waiting = asyncio.create_task(programmed(), name=f"acks of {run.state.spec.name}")
 
-    def _save(self, run: _Run) -> None:
+    def _save(self, run: Run) -> None:
         with run.saving:
             run.saved_at_s = self._clock.monotonic_s()
             state = run.state
@@ -377,7 +389,7 @@ class Failover:
             else:
                 run.saved, run.problem = state, ""
 
-    async def _report(self, run: _Run, report: Report) -> None:
+    async def _report(self, run: Run, report: Report) -> None:
         name = run.state.spec.name
         tell = log.warning if report.level == "warning" else log.info
         tell("failover", policy=name, what=report.what, why=report.why, pool=report.pool, site=report.site)
@@ -387,45 +399,6 @@ class Failover:
             actor=given.actor, via=given.via, reason=given.reason or report.why, evidence=report.evidence or None
         )
         try:
-            await self._operations.note(f"failover: {report.what}", _target(name, report), signed)
+            await self._operations.note(f"failover: {report.what}", target(name, report), signed)
         except StateError as error:  # the decision stands; a full disk must not stop a fail-over
             log.error("the audit log lacks a decision of failover", policy=name, problem=str(error))
-
-
-def _target(policy: str, report: Report) -> str:
-    return f"{policy} {report.pool}@{report.site}" if report.site else policy
-
-
-def _decided(states: Iterable[State]) -> tuple[Sites, frozenset[str]]:
-    """What the policies decided, as the overlay has it."""
-    sites: dict[tuple[str, str], SiteOverlay] = {}
-    drained: set[str] = set()
-    for state in states:
-        drained |= drained_endpoints(state)
-        for member, directive in directives(state).items():
-            if directive != NOTHING_SPECIAL:
-                sites[member.pool, member.site] = SiteOverlay(
-                    share=directive.share,
-                    spill=directive.spill,
-                    max_concurrent=directive.max_concurrent,
-                    last=directive.last,
-                    draining=directive.draining,
-                    owner=state.spec.name,
-                    reason=directive.reason,
-                )
-    return tuple(sorted(sites.items(), key=lambda item: item[0])), frozenset(drained)
-
-
-def _concerns(state: State, command: Command) -> bool:
-    """Whether a command is about a policy: it names a site or pool of it, or nothing at all."""
-    pools = [pool for pool in state.spec.pools if command.pool in {"", pool}]
-    if command.endpoint in state.endpoints:
-        return True
-    here = {member.site for member in directives(state) if member.pool in pools}  # also where no endpoint is left
-    return bool(pools) and (not command.site or command.site in here)
-
-
-def _nothing(command: Command, runs: Iterable[_Run]) -> str:
-    what = command.endpoint or command.site or command.pool
-    sites = sorted({site for run in runs for found in run.state.spec.sites.values() for site in found})
-    return f"no failover policy knows {what}: the sites are {', '.join(sites) or 'none'}"
