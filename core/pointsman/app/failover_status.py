@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pointsman.core.model import TOTAL_WEIGHT
 from pointsman.failover.directives import directives, drained_endpoints
-from pointsman.failover.model import Member, Observation, Trigger
+from pointsman.failover.model import Directive, Member, Observation, Trigger
+from pointsman.failover.ramp import hold_left_s
 from pointsman.failover.record import Record
-from pointsman.failover.state import AWAY, HELD, Phase, Report, State, key_of, member_of
+from pointsman.failover.state import AWAY, HELD, Phase, Report, State, member_of
 
 Json = dict[str, Any]
 
@@ -42,6 +43,7 @@ def failover_json(state: State, *, problem: str = "", judged: frozenset[Member] 
     """A policy as the API tells it. Shares are from 0 to 1, times are seconds since the epoch, null where there is
     none. `judged`: members whose usual time to first byte is known."""
     spec = state.spec
+    decided, drained = directives(state), drained_endpoints(state)
     records = [record_json(record) for record in (*state.open, *state.records)]
     records.sort(key=lambda record: float(record["decided_at_s"]))
     return {
@@ -55,7 +57,9 @@ def failover_json(state: State, *, problem: str = "", judged: frozenset[Member] 
         "frozen_by": state.frozen_by or ("a freeze window" if state.in_window else ""),
         "degraded": dict(state.degraded),
         "programmed": state.programmed >= state.change,
-        "sites": [_member(state, key) | {"baseline": member_of(key) in judged} for key in sorted(state.members)],
+        "sites": [
+            _member(state, key, decided) | {"baseline": member_of(key) in judged} for key in sorted(state.members)
+        ],
         "endpoints": [
             {
                 "endpoint": key,
@@ -67,7 +71,7 @@ def failover_json(state: State, *, problem: str = "", judged: frozenset[Member] 
                 "deadline_at_s": drain.deadline_s or None,
             }
             for key, drain in sorted(state.endpoints.items())
-            if key in drained_endpoints(state)
+            if key in drained
         ],
         "spill": {pool: spill.share / TOTAL_WEIGHT for pool, spill in sorted(state.spill.items())},
         "proposals": [msgspec.to_builtins(proposal) for proposal in state.proposals],
@@ -100,18 +104,14 @@ def record_json(record: Record) -> Json:
     }
 
 
-def _member(state: State, key: str) -> Json:
+def _member(state: State, key: str, decided: Mapping[Member, Directive]) -> Json:
     member, found = member_of(key), state.members[key]
-    directive = directives(state).get(member)
-    spec = state.spec
+    directive = decided.get(member)
     since_s = state.now_s - (state.clock_s - found.entered_s)
-    hold_s = 0.0
-    if found.phase is Phase.HOLD_DOWN:
-        hold_s = max(0.0, spec.failback.hold_down_s - (state.clock_s - found.entered_s))
     return {
         "site": member.site,
         "pool": member.pool,
-        "tier": spec.tier_of(member.site),
+        "tier": state.spec.tier_of(member.site),
         "state": found.phase.value,
         "why": found.why,
         "by": found.by,
@@ -122,7 +122,7 @@ def _member(state: State, key: str) -> Json:
         "max_concurrent": directive.max_concurrent if directive else 0,
         "load": found.load,
         "ready": found.ready,
-        "hold_down_s": round(hold_s, 1),
+        "hold_down_s": round(hold_left_s(state, found), 1),
     }
 
 
@@ -210,15 +210,12 @@ class FailoverMetrics:
             for site, phase in worst.items():
                 for other in Phase:
                     self._state.labels(name, site, other.value).set(1 if other is phase else 0)
+        shown = self._shown.setdefault(name, set())
         for site, phase in worst.items():
-            if phase is Phase.HOLD_DOWN or (name, site) in self._shown.setdefault(name, set()):
-                left = max(
-                    float(_member(state, key_of(Member(pool=pool, site=site)))["hold_down_s"])
-                    for pool in state.spec.pools
-                    if key_of(Member(pool=pool, site=site)) in state.members
-                )
-                self._hold.labels(name, site).set(left)
-                self._shown[name].add((name, site))
+            if phase is Phase.HOLD_DOWN or (name, site) in shown:
+                left = max(hold_left_s(state, one) for key, one in state.members.items() if member_of(key).site == site)
+                self._hold.labels(name, site).set(round(left, 1))
+                shown.add((name, site))
         self._show_evidence(name, observations)
 
     def _show_evidence(self, name: str, observations: Iterable[Observation]) -> None:
@@ -265,3 +262,10 @@ class FailoverMetrics:
     def _forget_site(self, name: str, site: str) -> None:
         for phase in Phase:
             self._state.remove(name, site, phase.value)
+        holds, evidence = self._shown.get(name, set()), self._shown.get(f"{name} evidence", set())
+        if (name, site) in holds:
+            holds.remove((name, site))
+            self._hold.remove(name, site)
+        for where, trigger in [one for one in evidence if one[0] == site]:
+            evidence.remove((where, trigger))
+            self._evidence.remove(name, where, trigger)

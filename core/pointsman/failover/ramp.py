@@ -9,8 +9,8 @@ from pointsman.failover.directives import WARM_UP
 from pointsman.failover.draft import HOUR_S, Draft, available
 from pointsman.failover.model import Trigger
 from pointsman.failover.safety import Authority, authority, frozen
-from pointsman.failover.spec import Role
-from pointsman.failover.state import AWAY, MemberState, Phase, member_of
+from pointsman.failover.spec import Failback, Role
+from pointsman.failover.state import AWAY, MemberState, Phase, State, member_of
 
 MAX_HOLD_S: Final = 3_600.0
 """Longest hold-down after several flaps: an hour later the flap budget is whole again anyway."""
@@ -125,9 +125,21 @@ def _warm_up(draft: Draft, key: str, found: MemberState) -> None:
         draft.put(key, step=step, why=f"warms up: {WARM_UP[step] * 100 // TOTAL_WEIGHT} % of its capacity")
 
 
+def hold_left_s(state: State, found: MemberState) -> float:
+    """What is left of a member's hold-down, if it stays well; 0 for one that is in none."""
+    if found.phase is not Phase.HOLD_DOWN:
+        return 0.0
+    flaps = sum(state.clock_s - at_s < HOUR_S for at_s in found.flaps)
+    held_s = _doubled_s(state.spec.failback, flaps) - (state.clock_s - found.left_s)
+    return max(0.0, held_s, state.spec.failback.healthy_for_s - found.well_s)
+
+
 def _hold_s(draft: Draft, key: str) -> float:
-    doubled = max(0, draft.flaps(key) - 1)
-    return float(min(draft.spec.failback.hold_down_s * 2.0**doubled, MAX_HOLD_S))
+    return _doubled_s(draft.spec.failback, draft.flaps(key))
+
+
+def _doubled_s(failback: Failback, flaps: int) -> float:
+    return float(min(failback.hold_down_s * 2.0 ** max(0, flaps - 1), MAX_HOLD_S))
 
 
 def _hold(draft: Draft, key: str, found: MemberState) -> None:
