@@ -239,7 +239,9 @@ class Failover:
         while True:
             effects: list[tuple[Run, Effect]] = []
             with contextlib.suppress(TimeoutError):
-                effects = await asyncio.wait_for(self._decided.get(), SAVE_ROUND_S)
+                # Not wait_for: in Python 3.11 it loses a cancellation that comes together with what is waited for.
+                async with asyncio.timeout(SAVE_ROUND_S):
+                    effects = await self._decided.get()
             await self._write_down([(run, one) for run, one in effects if run in self._runs.values()])
             now_s, runs = self._clock.monotonic_s(), list(self._runs.values())
             for run in runs:
@@ -363,14 +365,16 @@ class Failover:
         self._operations.set_sites(*decided(states))
 
     def _await_gateways(self, run: Run, change: int) -> None:
-        if run.waiting is not None:
+        if run.waiting is not None and run.waiting is not asyncio.current_task():
             run.waiting.cancel()
 
         async def programmed() -> None:
             while True:
                 missing = await self._operations.lacking(run.state.spec.pools, ACK_ROUND_S)
                 self._put_out(self._step(run, Programmed(change=change, missing=missing), self._clock.wall_s()))
-                if not missing:
+                if (
+                    not missing or run.waiting is not asyncio.current_task()
+                ):  # else it is a later change that is awaited
                     return
                 await asyncio.sleep(TICK_S)
 
