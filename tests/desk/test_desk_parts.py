@@ -208,6 +208,12 @@ def test_a_refused_folder_is_told_with_its_lines() -> None:
     assert reason.endswith("and 1 more")
 
 
+def test_a_site_that_its_manifest_drains_is_told() -> None:
+    drained = status_of(endpoint_of("a", health="DRAINING"), sites=[{"name": "near", "draining": True}])
+    reasons = fleet_tree(drained, {})["reasons"]
+    assert reasons[0] == "site near is Draining in its manifest (spec.state)"
+
+
 def test_failover_and_rollouts_are_shown_where_they_belong() -> None:
     policy = {
         "name": "FailoverPolicy/default/p",

@@ -203,6 +203,8 @@ def _reasons(status: Json, sites: Iterable[Json], gateways: Iterable[Json], roll
         shown = "; ".join(problems[:2]) + (f" and {len(problems) - 2} more" if len(problems) > 2 else "")
         yield "the configuration folder is refused; the last good one is in force" + (f": {shown}" if shown else "")
     for site in sites:
+        if site["draining"]:
+            yield f"site {site['name']} is Draining in its manifest (spec.state)"
         for verdict in site["failover"]:
             if verdict["state"] not in {"Healthy", "Standby"}:
                 why = f": {verdict['why']}" if verdict["why"] else ""
