@@ -51,6 +51,7 @@ class Publisher:
         self.replay_port = self._router.bind_to_random_port("tcp://127.0.0.1")
         self.kept: dict[int, bytes] = {}
         self.asked: list[int] = []
+        self.ends = True  # says when it has repeated all
 
     async def subscription(self) -> bytes:
         """The next subscription (it begins with 1) or its end (with 0)."""
@@ -71,7 +72,8 @@ class Publisher:
             for number, content in self.kept.items():
                 if number >= self.asked[-1]:
                     await self._router.send_multipart([client, empty, b"kv@tiny", number.to_bytes(8, "big"), content])
-            await self._router.send_multipart([client, empty, b"", END, b""])
+            if self.ends:
+                await self._router.send_multipart([client, empty, b"", END, b""])
 
     def close(self) -> None:
         self._publisher.close(linger=0)
@@ -168,6 +170,20 @@ async def test_the_plan_says_who_is_listened_to() -> None:
         await publisher.send(0, payload(1))
         await eventually(lambda: picker.index.total_blocks == 1)
         assert registry.get_sample_value("pointsman_kv_events_reader_restarts_total") == 0
+
+
+async def test_an_engine_that_repeats_what_nobody_asked_for_is_not_heard_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader, "MAX_REPLAYED", 20)
+    async with reading(replay=True) as (publisher, picker, _, registry):
+        publisher.kept, publisher.ends = dict.fromkeys(range(100, 1_000), b""), False
+        with capture_logs() as logs:
+            await publisher.send(3, payload(1))
+            await eventually(lambda: picker.stats().prefix_blocks == 1)
+    assert publisher.asked == [0]
+    assert count(registry, "pointsman_kv_event_batches_total", outcome="replayed") == 0
+    assert not [line for line in logs if "does not repeat" in line["event"]], "it did not wait for the end"
 
 
 async def test_without_pyzmq_the_endpoints_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ class KvEventReader:
         found: list[tuple[int, bytes]] = []
         try:
             await socket.send_multipart([b"", since.to_bytes(_NUMBER_BYTES, "big")])
-            while len(found) < MAX_REPLAYED:
+            for _ in range(MAX_REPLAYED):  # of whatever comes: what is of no use must not go on for ever
                 async with asyncio.timeout(self._replay_s):
                     parts = await socket.recv_multipart()
                 if len(parts) >= 2 and parts[-2] == _END:
