@@ -13,6 +13,7 @@ from pointsman.core.change import Signature
 from pointsman.failover import machine
 from pointsman.failover.model import Member
 from pointsman.failover.schedule_operations import (
+    KEPT,
     Operation,
     Operations,
     Order,
@@ -243,3 +244,13 @@ def test_an_empty_site_is_no_refuge_and_one_that_leaves_the_policy_is_forgotten(
     without = structs.replace(whole, tiers=(Tier(sites=("west",)),))
     shell.state, _ = machine.step(shell.state, SpecChanged(spec=without), TUESDAY_S)
     assert set(shell.state.members) == {"default/stable@west"}
+
+
+def test_an_operation_for_each_minute_does_not_fill_the_disk() -> None:
+    shell, often = Shell(), operation(schedule="* * * * *", dryRun=True)
+    for minute in range(KEPT + 20):
+        shell.look(TUESDAY_S + 60 * minute, often)
+        shell.look(TUESDAY_S + 60 * minute + 30, often)
+    assert shell.done == ["drain"] * (KEPT + 20)
+    assert KEPT <= len(shell.operations.runs) <= KEPT + 1
+    assert max(run.at_s for run in shell.operations.runs.values()) == TUESDAY_S + 60 * (KEPT + 19)

@@ -29,6 +29,8 @@ LATE_S: Final = 300.0
 drill at ten must not begin at noon."""
 KEPT_S: Final = 30 * 86_400.0
 """How long runs of operations that are no more are kept for those who look back."""
+KEPT: Final = 500
+"""And how many of them: the file is written with every run, and an operation may be scheduled for each minute."""
 VIA: Final = "TrafficOperation"
 
 _EPOCH_US: Final = 62_135_596_800_000_000
@@ -141,6 +143,9 @@ def due(state: Operations, operations: Iterable[Operation], now_s: float) -> tup
         for run, one in state.runs.items()
         if _lasts(one) or now_s - one.at_s < KEPT_S or _once(one.operation, generations)
     }
+    over = [run for run, made in runs.items() if not _lasts(made) and not _once(made.operation, generations)]
+    for run in sorted(over, key=lambda run: runs[run].at_s)[:-KEPT]:
+        del runs[run]
     orders: list[Order] = []
     for one in wanted:
         run = _run_id(one, known[_generation(one)], now_s)
