@@ -36,7 +36,8 @@ async def survives(fleet: Fleet, seen: Witness, phase: str, weight: float) -> No
     await eventually(_watched(fleet, after["observed_s"]), what="the rollout is led again")
     assert set(seen.shares[sent:]) == {weight}, "a weight jumped"
     assert await share(fleet) == weight
-    kept = ("step", "weight", "attempt", "started_at", "changed_at")
+    # Not changed_at: killed between the end of a step and its file, the end is found anew.
+    kept = ("step", "weight", "attempt", "started_at")
     assert [(await rollout(fleet))[name] for name in kept] == [before[name] for name in kept]
 
 

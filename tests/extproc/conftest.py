@@ -166,7 +166,7 @@ def bootstrap(
     manager = {
         "@type": f"{TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
-        "access_log_options": {"access_log_flush_interval": "1s"},
+        "access_log_options": {"access_log_flush_interval": "0.5s"},
         "access_log": [
             {
                 "name": "envoy.access_loggers.http_grpc",

@@ -140,6 +140,8 @@ def allowed(state: State) -> int:
     """The most that a canary may have now."""
     if state.phase in {Phase.ABORTING, Phase.ABORTED}:
         return 0
+    if state.phase is Phase.COMPLETED:  # what came later does not take it back, as other steps in the manifest
+        return TOTAL_WEIGHT
     return state.spec.steps[state.step].weight if state.begun else 0
 
 
