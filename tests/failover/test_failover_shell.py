@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
 from config.config_fixtures import FLEET, manifests
+from pointsman.app.admin_failover import add_failover_routes
 from pointsman.app.failover import Failover
 from pointsman.app.failover_files import FailoverFiles
 from pointsman.app.operations import Operations
@@ -20,7 +23,7 @@ from pointsman.core.change import Signature
 from pointsman.core.clock import SystemClock
 from pointsman.core.compile.plan import compile_plan
 from pointsman.core.model import Plan
-from pointsman.core.store import StateFolder
+from pointsman.core.store import StateError, StateFolder
 from pointsman.failover.model import EndpointView
 from pointsman.failover.state import Action, Command, FailoverError, State
 from pointsman.xds.convergence import Convergence
@@ -295,3 +298,36 @@ async def test_a_disk_that_hangs_keeps_nobody_from_looking_and_deciding(
         await eventually(lambda: (POOL, "east") in plane.out, what="the site is left")
         goes_on.set()
         await evacuates
+
+
+@pytest.mark.parametrize("place", [b"\xff", b'"\xff"', b'{"reason": "\xff"}', b'{"site": ' + b"[" * 100_000])
+async def test_what_is_no_text_is_refused(tmp_path: Path, place: bytes) -> None:
+    async with running(Plane(tmp_path)) as plane:
+        application = web.Application()
+        add_failover_routes(application, plane.failover, SystemClock(), authenticated=False)
+        async with TestClient(TestServer(application)) as client:
+            headers = {"content-type": "application/json"}
+            async with client.post("/api/v1/failover/drain", data=place, headers=headers) as answer:
+                assert answer.status == 400
+                assert "does not fit" in (await answer.json())["error"]
+
+
+@pytest.mark.parametrize("action", ["failover", "failback", "freeze", "unfreeze"])
+async def test_a_site_is_not_left_because_of_one_endpoint(tmp_path: Path, action: str) -> None:
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        application = web.Application()
+        add_failover_routes(application, plane.failover, SystemClock(), authenticated=False)
+        async with TestClient(TestServer(application)) as client:
+            body = {"endpoint": plane.plan.pools[0].groups[0].endpoints[0].key, "reason": "r"}
+            async with client.post(f"/api/v1/failover/{action}", json=body) as answer:
+                assert answer.status == 400
+        assert not plane.out
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"version": 1, "spec": "\xff"}', b'{"version": 2}', b"{}"])
+def test_a_damaged_file_starts_nothing_and_says_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "failover").mkdir()
+    (tmp_path / "failover" / "InferencePool_default_stable.json").write_bytes(content)
+    with pytest.raises(StateError, match=r"InferencePool_default_stable\.json"):
+        Plane(tmp_path).start()

@@ -16,6 +16,7 @@ from pointsman.app.desk_api import DESK_PATHS, DESK_SCHEMAS
 from pointsman.app.hypothetical import AskBody
 from pointsman.app.openapi import describe
 from pointsman.core.errors import PointsmanError
+from pointsman.core.json_text import decode
 
 Json = Any
 
@@ -88,7 +89,7 @@ def add_desk_routes(application: web.Application, desk: Desk) -> None:
         if request.content_type != "application/json":
             return _answer({"error": "expected content-type: application/json"}, 415)
         try:
-            return _answer(desk.explain(msgspec.json.decode(await request.read(), type=AskBody)))
+            return _answer(desk.explain(decode(await request.read(), AskBody)))
         except msgspec.MsgspecError as problem:
             return _answer({"error": f"the request does not fit: {problem}"}, 400)
         except PointsmanError as problem:

@@ -11,12 +11,16 @@ from pointsman.app.failover import Failover
 from pointsman.app.openapi import describe, error, operation, parameter
 from pointsman.core.change import Signature
 from pointsman.core.clock import Clock
+from pointsman.core.json_text import decode
 from pointsman.failover.state import Action, Command, FailoverError, Phase
 
 Json = dict[str, Any]
 
 NEEDS_REASON: Final = frozenset({Action.DRAIN, Action.EVACUATE, Action.FAILOVER, Action.FREEZE})
 """What takes something away from somebody: whoever reads the audit log wants to know why."""
+
+OF_ENDPOINTS: Final = frozenset({Action.DRAIN, Action.EVACUATE, Action.ACTIVATE})
+"""What may name one endpoint; the others would do it to the whole site."""
 
 LONGEST_WAIT_S: Final = 600.0
 
@@ -68,9 +72,11 @@ async def _command(request: web.Request, clock: Clock, *, via: str) -> tuple[Fai
     action = next((one for one in Action if one.value == request.match_info["action"]), None)
     if action is None:
         raise web.HTTPNotFound(text=f"expected one of {', '.join(one.value for one in Action)}")
-    body = msgspec.json.decode(await request.read(), type=FailoverBody)
+    body = decode(await request.read(), FailoverBody)
     if action in NEEDS_REASON and not body.reason.strip():
         raise web.HTTPBadRequest(text=f"{action.value} needs a reason: it goes into the audit log")
+    if body.endpoint and action not in OF_ENDPOINTS:
+        raise web.HTTPBadRequest(text=f"{action.value} is about a site or a policy, not about one endpoint: drain it")
     if action in NEEDS_REASON - {Action.FREEZE} and not body.site and not body.endpoint:
         raise web.HTTPBadRequest(text=f"{action.value} needs a site or an endpoint")
     return body, Command(

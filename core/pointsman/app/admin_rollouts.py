@@ -10,6 +10,7 @@ from aiohttp import web
 from pointsman.app.openapi import describe, error, operation, parameter
 from pointsman.app.rollout_words import verb_of
 from pointsman.app.rollouts import Rollouts
+from pointsman.core.json_text import decode
 from pointsman.core.store import StateError
 from pointsman.rollout.state import Command, RolloutError
 
@@ -67,7 +68,7 @@ async def _command(request: web.Request) -> Command:
         raise web.HTTPForbidden(text="browsers may not change anything here")
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="expected content-type: application/json")
-    body = msgspec.json.decode(await request.read(), type=CommandBody)
+    body = decode(await request.read(), CommandBody)
     verb = verb_of(request.match_info["verb"], full=body.full)
     if verb is None:
         raise web.HTTPNotFound(text=f"expected one of {', '.join(VERBS)}")

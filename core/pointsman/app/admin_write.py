@@ -17,6 +17,7 @@ from pointsman.app.operations import GatewayAcks, Operations, Outcome, acks_json
 from pointsman.app.weights_api import WEIGHTS_PATHS, WEIGHTS_SCHEMAS
 from pointsman.core.buckets import moved, shifted
 from pointsman.core.change import ChangeError, Refusal, Signature, WeightChange, pool_names, resolve
+from pointsman.core.json_text import decode
 from pointsman.core.model import TOTAL_WEIGHT, Plan, Split
 from pointsman.core.store import StateError
 
@@ -103,7 +104,7 @@ class _WeightsApi:
     async def put(self, request: web.Request) -> web.Response:
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="expected content-type: application/json")
-        body = msgspec.json.decode(await request.read(), type=WeightsBody)
+        body = decode(await request.read(), WeightsBody)
         return await self._change(request, body, body.weights)
 
     async def delete(self, request: web.Request) -> web.Response:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pointsman.core.json_text import decode
 from pointsman.core.store import StateError, flush_folder
 
 AUDIT_FILE: Final = "audit.jsonl"
@@ -73,7 +74,7 @@ def verify(lines: Iterable[bytes], *, noted: str = "") -> Verdict:
     head, count, seen = FIRST, 0, noted in {"", FIRST}
     for number, line in enumerate(lines, start=1):
         try:
-            record = msgspec.json.decode(line, type=Record)
+            record = decode(line, Record)
         except msgspec.MsgspecError as error:
             return Verdict(lines=count, head=head, problem=f"line {number} is no record: {error}")
         if record.prev != head:
@@ -172,7 +173,7 @@ class AuditLog:
         """
         try:
             lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-            return [msgspec.json.decode(line, type=Record) for line in lines[-limit:]]
+            return [decode(line, Record) for line in lines[-limit:]]
         except (OSError, msgspec.MsgspecError) as error:
             raise StateError(f"{self.path} cannot be read: {error}") from error
 
@@ -221,7 +222,7 @@ class AuditLog:
 
     def _last(self, line: bytes) -> tuple[int, str]:
         try:
-            return msgspec.json.decode(line, type=Record).seq, line_hash(line)
+            return decode(line, Record).seq, line_hash(line)
         except msgspec.MsgspecError as error:
             raise StateError(f"the last line of {self.path} is no record: {error}; move the file away") from error
 

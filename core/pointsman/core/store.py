@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pointsman.core.errors import PointsmanError
+from pointsman.core.json_text import decode
 from pointsman.core.model import Mirror
 from pointsman.core.overlay import Overlay, RuleOverlay
 
@@ -52,7 +53,7 @@ class StateFolder:
         except OSError as error:
             raise StateError(f"{path} cannot be read: {error.strerror}") from error
         try:
-            return msgspec.json.decode(content, type=kind)
+            return decode(content, kind)
         except msgspec.MsgspecError as error:
             raise StateError(
                 f"{path} is damaged: {error}; mend it, or move it away to go on without what it says"

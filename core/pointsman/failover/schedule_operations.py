@@ -21,6 +21,7 @@ from pointsman.core.change import Signature
 from pointsman.core.config.operation_kinds import TrafficOperation, condition_parts
 from pointsman.core.config.syntax import duration_ms, timestamp_us
 from pointsman.core.cron import last_match, parse_cron
+from pointsman.core.json_text import decode
 from pointsman.failover.state import Action, Command, FailoverError
 
 VERSION: Final = 1
@@ -207,7 +208,7 @@ def operations_from_json(content: bytes) -> Operations:
         FailoverError: it is damaged, or of another version; taken for empty it would repeat every operation.
     """
     try:
-        found = msgspec.json.decode(content, type=Operations)
+        found = decode(content, Operations)
     except msgspec.MsgspecError as error:
         raise FailoverError(f"the saved operations are damaged: {error}; mend them, or move them away") from error
     if found.version != VERSION:

@@ -10,6 +10,7 @@ import msgspec
 
 from pointsman.core.change import Signature
 from pointsman.core.errors import PointsmanError
+from pointsman.core.json_text import decode
 from pointsman.failover.model import Finding, Member, Observation, Trigger
 from pointsman.failover.record import Record, Second
 from pointsman.failover.spec import FailoverSpec
@@ -296,13 +297,13 @@ def state_from_json(content: bytes) -> State:
         FailoverError: it is damaged, or of another version. It is never taken for empty: that would undo fail-overs.
     """
     try:
-        version = msgspec.json.decode(content, type=_Versioned).version
+        version = decode(content, _Versioned).version
     except msgspec.MsgspecError as error:
         raise FailoverError(f"the saved failover state is damaged: {error}; mend it, or move it away") from error
     if version != VERSION:
         raise FailoverError(f"the saved failover state has version {version}, this Pointsman reads {VERSION}")
     try:
-        return msgspec.json.decode(content, type=State)
+        return decode(content, State)
     except msgspec.MsgspecError as error:
         raise FailoverError(f"the saved failover state is damaged: {error}; mend it, or move it away") from error
 
