@@ -258,6 +258,17 @@ def test_clients_that_leave_early_say_nothing_and_those_that_leave_late_do(world
     assert triggers_of(world.send(5.0, 50.0, left(900.0), until=Trigger.LATENCY)) == {Trigger.LATENCY}
 
 
+def test_what_does_not_answer_is_gone_since_its_last_sign_of_life(world: World) -> None:
+    world.send(3.0, 0.0, well)
+    ages = dict(zip(KEYS, (3.0, 1.5, 2.0, 0.1), strict=True))
+    world.seen = {
+        SITE: [replace(UP, endpoint=key, metrics_age_s=age, scrape_failing=age > 1.0) for key, age in ages.items()]
+    }
+    assert only(world.look()).since_s == pytest.approx(world.now_s - 1.5)
+    world.seen = views(like=replace(UP, metrics_age_s=None, unhealthy=1.0))
+    assert only(world.look()).since_s == pytest.approx(world.now_s - 3.0, abs=0.11)
+
+
 def test_a_client_that_leaves_without_an_answer_is_no_answer(world: World) -> None:
     """Impatient clients of a site that is gone must not prove that it is there."""
     world.seen = views(like=replace(UP, metrics_age_s=3.0, scrape_failing=True))

@@ -39,7 +39,7 @@ def judge_probes(member: MemberState, views: Sequence[EndpointView], now_s: floa
     trigger = member.triggers.probe
     if trigger is None or not views:
         return None
-    down = [view.endpoint for view in views if is_down(member, view, now_s, blind=blind, limit=trigger.unhealthy)]
+    down = [view for view in views if is_down(member, view, now_s, blind=blind, limit=trigger.unhealthy)]
     if 2 * len(down) <= len(views):
         return None
     return Finding(
@@ -47,9 +47,16 @@ def judge_probes(member: MemberState, views: Sequence[EndpointView], now_s: floa
         value=len(down) / len(views),
         threshold=0.5,
         samples=len(views),
-        since_s=now_s,
+        since_s=max(_alive_s(member, view, now_s) for view in down),
         detail=f"{len(down)} of {len(views)} endpoints do not answer",
     )
+
+
+def _alive_s(member: MemberState, view: EndpointView, now_s: float) -> float:
+    """The last sign of life of an endpoint, a scrape or an answer: its fault began after that. Now, if none is known."""
+    scraped_s = now_s - view.metrics_age_s if view.metrics_age_s is not None else float("-inf")
+    last_s = max(scraped_s, member.endpoint(view.endpoint).good_s)
+    return last_s if last_s > float("-inf") else now_s
 
 
 def judge_absence(member: MemberState, views: Sequence[EndpointView], now_s: float, *, blind: bool) -> Finding | None:
