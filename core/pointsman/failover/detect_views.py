@@ -53,7 +53,7 @@ def judge_probes(member: MemberState, views: Sequence[EndpointView], now_s: floa
 
 
 def _alive_s(member: MemberState, view: EndpointView, now_s: float) -> float:
-    """The last sign of life of an endpoint, a scrape or an answer: its fault began after that. Now, if none is known."""
+    """The last sign of life of an endpoint, a scrape or an answer: its fault began after it. Now, if none is known."""
     scraped_s = now_s - view.metrics_age_s if view.metrics_age_s is not None else float("-inf")
     last_s = max(scraped_s, member.endpoint(view.endpoint).good_s)
     return last_s if last_s > float("-inf") else now_s
