@@ -19,6 +19,7 @@ from pointsman.app.admin_failover import add_failover_routes
 from pointsman.app.failover import Failover
 from pointsman.app.failover_files import FailoverFiles
 from pointsman.app.operations import Operations
+from pointsman.app.traffic_operations import TrafficOperations
 from pointsman.core.change import Signature
 from pointsman.core.clock import SystemClock
 from pointsman.core.compile.plan import compile_plan
@@ -331,3 +332,23 @@ def test_a_damaged_file_starts_nothing_and_says_what_to_do(tmp_path: Path, conte
     (tmp_path / "failover" / "InferencePool_default_stable.json").write_bytes(content)
     with pytest.raises(StateError, match=r"InferencePool_default_stable\.json"):
         Plane(tmp_path).start()
+
+
+@pytest.mark.parametrize("written", ["[fd00::7]:8000", "[FD00:0:0::7]:8000", "fd00::7:8000"])
+async def test_an_ipv6_endpoint_may_be_written_in_any_way(tmp_path: Path, written: str) -> None:
+    config = TWO_SITES + slice_of("stable", "west", "fd00::7").replace("IPv4", "IPv6").replace("west-more", "west-six")
+    async with running(Plane(tmp_path, config.replace("[fd00::7]", "['fd00::7']"))) as plane:
+        await plane.failover.leading()
+        for _ in range(2):
+            await plane.act(Action.DRAIN, endpoint=written)
+            assert plane.operations.overlay.drained == {"[fd00::7]:8000"}
+        await plane.act(Action.ACTIVATE, endpoint=written)
+        assert not plane.operations.overlay.drained
+
+
+async def test_damaged_operations_are_named(tmp_path: Path) -> None:
+    (tmp_path / "operations.json").write_text('{"version": 1, "runs": []}')
+    async with running(Plane(tmp_path)) as plane:
+        operations = TrafficOperations(state=tmp_path, failover=plane.failover, clock=SystemClock())
+        with pytest.raises(StateError, match=r"operations\.json"):
+            await operations.run()

@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.failover_files import FailoverFiles
-from pointsman.app.failover_runs import Run, concerns, decided, nothing, target
+from pointsman.app.failover_runs import Run, concerns, decided, nothing, spelled, target
 from pointsman.app.failover_samples import samples
 from pointsman.app.failover_status import FailoverMetrics, Json, failover_json
 from pointsman.app.leadership import Leadership
@@ -192,6 +192,7 @@ class Failover:
         """
         if not command.endpoint:
             return command
+        command = replace(command, endpoint=spelled(command.endpoint))
         found = [member for (_, key), member in self._members.items() if key == command.endpoint]
         if not found:
             if not any(command.endpoint in run.state.endpoints for run in self._runs.values()):

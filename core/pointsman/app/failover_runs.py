@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from pointsman.app.failover_samples import Seconds
 from pointsman.app.operations import Sites
+from pointsman.core.config.syntax import canonical_ip
 from pointsman.core.overlay import SiteOverlay
 from pointsman.failover.detect import Detector
 from pointsman.failover.detect_triggers import Triggers
@@ -54,6 +55,15 @@ def decided(states: Iterable[State]) -> tuple[Sites, frozenset[str]]:
                     reason=directive.reason,
                 )
     return tuple(sorted(sites.items(), key=lambda item: item[0])), frozenset(drained)
+
+
+def spelled(endpoint: str) -> str:
+    """An `ip:port` as Plans spell it: an IPv6 address may be written in many ways. Other words as they are."""
+    host, _, port = endpoint.rpartition(":")
+    address = canonical_ip(host.removeprefix("[").removesuffix("]"))
+    if address is None:
+        return endpoint
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def concerns(state: State, command: Command) -> bool:

@@ -153,8 +153,7 @@ class TrafficOperations:
         """What was kept.
 
         Raises:
-            FailoverError: it is damaged: taken for nothing every operation would be repeated.
-            StateError: it cannot be read.
+            StateError: it cannot be read, or it is damaged: taken for nothing every operation would be repeated.
         """
         path = self._folder.path / FILE
         try:
@@ -163,6 +162,8 @@ class TrafficOperations:
             return schedule.Operations()
         except OSError as error:
             raise StateError(f"{path} cannot be read: {error.strerror}") from error
+        except FailoverError as error:
+            raise StateError(f"{path}: {error}") from error
 
 
 def _timestamp(wall_s: float) -> str:
