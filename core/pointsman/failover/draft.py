@@ -58,6 +58,8 @@ class Draft:
         self.wanted: set[str] = set()
         """Pools that need another site now: their stand-bys are called."""
         self.effects: list[Effect] = []
+        self._pools: dict[str, list[str]] = {}
+        self._pooled: set[str] = set()
 
     @property
     def change(self) -> int:
@@ -75,15 +77,16 @@ class Draft:
 
     def peers(self, key: str) -> list[str]:
         """The same pool at other sites."""
-        pool = member_of(key).pool
-        return [other for other in self.members if other != key and member_of(other).pool == pool]
+        return [other for other in self.pools()[member_of(key).pool] if other != key]
 
     def pools(self) -> dict[str, list[str]]:
         """Keys of the members of each pool."""
-        found: dict[str, list[str]] = {}
-        for key in self.members:
-            found.setdefault(member_of(key).pool, []).append(key)
-        return found
+        if self._pooled != self.members.keys():  # asked for each member ten times a second
+            self._pools = {}
+            for key in self.members:
+                self._pools.setdefault(member_of(key).pool, []).append(key)
+            self._pooled = set(self.members)
+        return self._pools
 
     def tier(self, key: str) -> int:
         """Number of the member's tier."""
