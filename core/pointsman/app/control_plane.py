@@ -20,6 +20,7 @@ from pointsman.app.admin_failover import add_failover_routes
 from pointsman.app.admin_rollouts import add_rollout_routes
 from pointsman.app.admin_write import add_writing_routes
 from pointsman.app.arm_outages import ArmOutages
+from pointsman.app.config_changes import config_changes
 from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.desk import Desk
 from pointsman.app.exposure import Exposure
@@ -318,7 +319,10 @@ class ControlPlane:
             self._on_bad(error)
             return
         self._manifests = manifests
+        changes = config_changes(self.holder.plan or Plan(), plan)
         self._publish(plan)
+        if changes:
+            self.operations.note_soon("configuration", str(self._options.config), after=changes)
 
     def _publish(self, plan: Plan) -> None:
         """Put the Plan of a new configuration in force."""

@@ -240,6 +240,19 @@ class Operations:
             evidence=signature.evidence,
         )
 
+    def note_soon(self, action: str, target: str, *, after: Any) -> None:
+        """Write what happened by the manifests into the audit log, beside whatever else goes on."""
+
+        async def write() -> None:
+            try:
+                await self.note(action, target, Signature(actor="manifests", via="file"), after=after)
+            except StateError as error:
+                log.error("a change of the configuration is not in the audit log", problem=str(error))
+
+        task = asyncio.create_task(write(), name=f"audit of {action}")
+        self._awaited.add(task)
+        task.add_done_callback(self._awaited.discard)
+
     async def records(self, limit: int) -> list[Any]:
         """The last records of the audit log.
 
