@@ -373,13 +373,17 @@ class Failover:
             while True:
                 missing = await self._operations.lacking(run.state.spec.pools, ACK_ROUND_S)
                 self._put_out(self._step(run, Programmed(change=change, missing=missing), self._clock.wall_s()))
-                if (
-                    not missing or run.waiting is not asyncio.current_task()
-                ):  # else it is a later change that is awaited
+                later = run.waiting is not asyncio.current_task()  # another change is awaited instead of this one
+                if later or not missing:
                     return
                 await asyncio.sleep(TICK_S)
 
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.critical("acknowledgements are not followed any more", task=task.get_name(), exc_info=error)
+
         run.waiting = asyncio.create_task(programmed(), name=f"acks of {run.state.spec.name}")
+        run.waiting.add_done_callback(ended)
 
     def _save(self, run: Run) -> None:
         with run.saving:

@@ -75,6 +75,7 @@ class TrafficOperations:
         self._wanted: tuple[Operation, ...] = ()
         self._state = schedule.Operations()
         self._seen = Seen()
+        self._judging = False  # an operation is in force that what clients see would end
         self._problem = ""
 
     def configure(self, manifests: Manifests) -> None:
@@ -83,7 +84,7 @@ class TrafficOperations:
 
     def feedback(self, entry: Feedback) -> None:
         """Take in an access log entry."""
-        if any(one.abort_if for one in self._wanted):
+        if self._judging:
             self._seen.add(entry, self._clock.monotonic_s())
 
     def status(self) -> list[Json]:
@@ -112,7 +113,9 @@ class TrafficOperations:
             await self._carry_out(order)
         while True:
             now_s = self._clock.wall_s()
-            seen = self._seen.now(self._clock.monotonic_s())
+            in_force = (run for run in self._state.runs.values() if run.status is schedule.Status.IN_FORCE)
+            self._judging = any(run.operation.abort_if for run in in_force)
+            seen = self._seen.now(self._clock.monotonic_s()) if self._judging else {}
             await self._follow(lambda: schedule.due(self._state, self._wanted, now_s))  # noqa: B023 - called at once
             await self._follow(lambda: schedule.watched(self._state, seen, now_s))  # noqa: B023 - called at once
             await asyncio.sleep(TICK_S)

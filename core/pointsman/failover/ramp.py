@@ -180,10 +180,12 @@ def _ramp(draft: Draft, key: str, found: MemberState) -> None:
     """One step further when the interval has passed, it is well, and it is not full; bad ones are left elsewhere."""
     if draft.clock_s - found.entered_s < draft.spec.failback.ramp_interval_s:
         return
-    if found.clear is None and not found.bad:
+    idle = found.clear is None and not found.bad and not any(draft.members[peer].clear for peer in draft.peers(key))
+    if found.clear is None and not found.bad and not idle:
         step = draft.spec.failback.ramp[found.step] / 100
         draft.put(key, why=f"ramp: {step:g} % until something is known of it: no metrics, too few requests")
-    if found.bad or not found.clear or Trigger.SATURATION in found.triggers or frozen(draft):
+    # Where nothing is known of any site of the pool nothing is asked of it: there is no evidence to wait for.
+    if found.bad or not (found.clear or idle) or Trigger.SATURATION in found.triggers or frozen(draft):
         return
     share = draft.spec.failback.ramp[found.step + 1]
     draft.enter(key, Phase.RAMPING, f"ramp: {share / 100:g} %", step=found.step + 1)
