@@ -222,8 +222,12 @@ async def test_certificates_and_the_ca_are_exchanged_under_load(tmp_path: Path) 
             await load.progressed(60)
             assert await plane.metric("pointsman_picks_total") > picks
         assert load.outcomes.failed == 0, load.outcomes.failures
-        nodes = (await plane.status())["xds"]["nodes"]
-        assert [node["gateway"] for node in nodes] == ["default/main"]
+
+        async def connected() -> bool:
+            nodes = (await plane.status())["xds"]["nodes"]
+            return [node["gateway"] for node in nodes] == ["default/main"]
+
+        await eventually(connected, what="the gateway is connected")
         assert await plane.metric("pointsman_xds_denied_nodes_total") == 0
         assert await plane.metric("pointsman_tls_certificate_expiry_timestamp_seconds", file="server") > 0
 
