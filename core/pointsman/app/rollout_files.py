@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
+from pointsman.app.leadership import Leadership
 from pointsman.core.store import StateError, StateFolder
 from pointsman.rollout.evidence import EvidenceRecord
 from pointsman.rollout.state import VERSION, State
@@ -33,31 +32,15 @@ class RolloutFiles:
 
     def __init__(self, state: Path) -> None:
         self._folder = StateFolder(state / FOLDER)
-        self._leading = -1
+        self._leadership = Leadership(self._folder.path, "rollouts")
 
     def lead(self) -> bool:
         """Whether this process leads the rollouts of the folder from now on; another one may."""
-        if self._leading >= 0:
-            return True
-        try:
-            self._folder.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._folder.path / ".leader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            log.error("rollouts cannot be led", folder=str(self._folder.path), problem=str(error))
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return False
-        self._leading = descriptor
-        return True
+        return self._leadership.lead()
 
     def resign(self) -> None:
         """Let another process lead; the end of the process does the same."""
-        if self._leading >= 0:
-            os.close(self._leading)
-            self._leading = -1
+        self._leadership.resign()
 
     def names(self) -> list[str]:
         """Names ("namespace/name") of what is kept."""
