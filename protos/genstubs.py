@@ -29,7 +29,8 @@ def modules_in(source: str) -> set[str]:
     for package, names, direct in IMPORT.findall(source):
         if direct.endswith("_pb2"):
             found.add(direct)
-        for name in re.split(r"[,\s]+", names):
+        for part in names.split(","):
+            name, *_ = [*part.split(), ""]  # what stands before an `as`
             if name.endswith("_pb2"):
                 found.add(f"{package}.{name}")
     return found
