@@ -86,6 +86,29 @@ def seen(picker: Picker, key: str) -> float:
     return float(picker.table.seen_waiting[row])
 
 
+async def test_a_first_look_waits_for_every_endpoint_and_not_for_one_that_hangs() -> None:
+    async with serving(Engine()) as good, serving(Engine()) as silent:
+        silent.hang = True
+        picker, holder = Picker(SystemClock()), PlanHolder()
+        slow = ScrapeOptions(interval_s=0.01, timeout_s=30, max_back_off_s=0.05)
+        scraper = Scraper(picker, holder, slow)
+        assert not await scraper.first_look(0.01)  # no Plan, no endpoints
+        plan = make_plan({"a": [good.key, silent.key]})
+        picker.apply(plan)
+        holder.publish(plan)
+        task = asyncio.create_task(scraper.run())
+        try:
+            assert not await scraper.first_look(0.2)
+            assert good.scrapes >= 1
+            alone = make_plan({"a": [good.key, "127.0.0.1:1"]})  # nobody is there: that is an answer
+            picker.apply(alone)
+            holder.publish(alone)
+            assert await scraper.first_look(20)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_signals_models_and_round_trip_arrive() -> None:
     async with serving(Engine()) as engine, scraping(make_plan({"near": [engine.key]})) as (picker, _):
         await eventually(lambda: seen(picker, engine.key) == 3.0)

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Self
+from typing import Final, Self
 
 import grpc
 import structlog
@@ -62,6 +62,9 @@ from pointsman.xds.server import AGGREGATED
 from pointsman.xds.services import ClientStatus, LoadReports, add_reflection
 
 log = structlog.get_logger()
+
+FIRST_LOOK_S: Final = 1.0
+"""Longest wait for the first answer of every endpoint before all is said to be ready: two tries of a page that hangs."""
 
 
 class ControlPlane:
@@ -197,6 +200,7 @@ class ControlPlane:
             await self._join_peers(stack)
             if self.tls is not None:
                 self._run_beside(stack, "certificate watcher", self.tls.run())
+            await self._scraper.first_look(FIRST_LOOK_S)
             self._stack = stack.pop_all()
         return self
 

@@ -91,6 +91,8 @@ class Scraper:
         self._random = random.Random()  # noqa: S311 - jitter, no secret
         self.absent: dict[str, int] = {}  # endpoint → tries in a row that found nobody there
         self.asked_at_s: dict[str, float] = {}  # endpoint → when the page that is due was asked for (monotonic)
+        self._tried: set[str] = set()
+        self._first_try = asyncio.Event()
         self._registry = registry
 
     async def run(self) -> None:
@@ -103,10 +105,25 @@ class Scraper:
             )
             await tasks.run()
 
+    async def first_look(self, within_s: float) -> bool:
+        """Wait until each endpoint of the Plan has been asked once, whatever it said; False when that took too long.
+
+        Before it, picks know neither load nor distance.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                while (plan := self._holder.plan) is None or not _wanted(plan).keys() <= self._tried:
+                    self._first_try.clear()
+                    await self._first_try.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def _endpoint(self, session: aiohttp.ClientSession, key: str) -> None:
         try:
             await self._keep_asking(session, key)
         finally:
+            self._tried.discard(key)
             self.absent.pop(key, None)
             self.asked_at_s.pop(key, None)
 
@@ -128,6 +145,7 @@ class Scraper:
                 continue
             finally:
                 self.asked_at_s.pop(key, None)
+                self._note_tried(key)
             failures = 0
             self.absent.pop(key, None)
             if self._picker.signals(key, metrics, rtt_ms=rtt.update(elapsed_ms)):
@@ -136,6 +154,11 @@ class Scraper:
             if time.monotonic() >= models_at_s:
                 models_at_s = time.monotonic() + options.models_interval_s
                 self._picker.models(key, *await self._models(session, key))
+
+    def _note_tried(self, key: str) -> None:
+        if key not in self._tried:
+            self._tried.add(key)
+            self._first_try.set()
 
     async def _metrics(self, session: aiohttp.ClientSession, key: str) -> tuple[EngineMetrics, float]:
         began_s = time.perf_counter()
