@@ -64,7 +64,7 @@ from pointsman.xds.services import ClientStatus, LoadReports, add_reflection
 log = structlog.get_logger()
 
 FIRST_LOOK_S: Final = 1.0
-"""Longest wait for the first answer of every endpoint before all is said to be ready: two tries of a page that hangs."""
+"""Longest wait for the first answer of every endpoint before all is said to be ready; a page may hang."""
 
 
 class ControlPlane:
