@@ -165,6 +165,13 @@ async def test_workers_share_load_prefixes_and_outcomes() -> None:
         told = await fleet.workers.explain(warm_id)
         assert told is not None
         assert {c["endpoint"]: c["cached_tokens"] for c in told["candidates"]}[endpoint] > 3_000
+        # The last decisions of all workers are told in short, each in its order.
+        last = await fleet.workers.recent(100)
+        told_ids = [decision["pick"] for decision in last]
+        assert {pick_id, warm_id} <= set(told_ids)
+        assert {one.rpartition("-")[0] for one in told_ids} == {one.rpartition("-")[0] for one in (pick_id, warm_id)}
+        assert last[told_ids.index(warm_id)]["endpoint"] == warm
+        assert len(await fleet.workers.recent(1)) == 2, "the last one of each"
         # The access log of a pick reaches a worker that did not make it.
         await two.log(pick_id)
         await eventually(lambda: fleet.in_flight() == 2)
@@ -205,6 +212,8 @@ async def test_a_worker_that_ends_or_freezes_is_replaced(fault: str, monkeypatch
         fleet.workers.signals(KEYS[0], EngineMetrics(waiting=50.0), rtt_ms=1.0)
         before = fleet.workers.pids
         os.kill(before[0], signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+        last = await fleet.workers.recent(1)
+        assert len(last) == 1, "the other one answers; nobody waits for this one for long"
         await eventually(lambda: len(fleet.workers.pids) == 2 and before[0] not in fleet.workers.pids)
         assert before[1] in fleet.workers.pids, "the other one goes on"
         one, two = await fleet.doors()

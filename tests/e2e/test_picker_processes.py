@@ -45,6 +45,10 @@ async def test_workers_pick_and_one_that_is_killed_is_replaced_unnoticed(tmp_pat
             request_id = response.headers["x-request-id"]
         decision = await fleet.get(f"{fleet.admin}/api/v1/picks/{request_id}")
         assert decision["endpoints"]
+        (last,) = (await fleet.get(f"{fleet.admin}/api/v1/picks?limit=1"))["picks"]
+        assert last["request_id"] == request_id
+        assert last["endpoint"] == decision["endpoints"][0]
+        assert last["age_s"] >= 0
         async with Load(fleet.url, workers=8) as load:
             await load.progressed(60)
             for pid in before:  # one after the other, so that the one that Envoy is connected to is among them

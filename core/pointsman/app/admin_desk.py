@@ -83,7 +83,7 @@ def add_desk_routes(application: web.Application, desk: Desk) -> None:
         text = request.query.get("limit", "20")
         if not text.isdecimal() or not 0 < int(text) <= MAX_PICKS:
             return _answer({"error": f"limit: expected 1 to {MAX_PICKS}, not {text!r}"}, 400)
-        return _answer(desk.picks(int(text)))
+        return _answer(await desk.picks(int(text)))
 
     async def explain(request: web.Request) -> web.Response:
         if request.content_type != "application/json":

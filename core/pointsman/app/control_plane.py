@@ -169,7 +169,8 @@ class ControlPlane:
                 application, self.failover, self._clock, authenticated=options.admin_token_file is not None
             )
             add_desk_routes(
-                application, Desk(self.status, self.holder, self.picker, self.xds, self._traffic, self._clock)
+                application,
+                Desk(self.status, self.holder, self.picker, self.xds, self._traffic, self._clock, self.workers),
             )
             add_writing_routes(application, self.operations, authenticated=options.admin_token_file is not None)
             admin = AdminServer(

@@ -10,11 +10,11 @@ from pointsman.app.hypothetical import AskBody, explain_request
 from pointsman.app.status import FleetStatus
 from pointsman.app.traffic import Traffic
 from pointsman.app.tree import fleet_tree
+from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core.clock import Clock
 from pointsman.core.model import Plan
 from pointsman.core.snapshot import PlanHolder
 from pointsman.extproc import Picker
-from pointsman.extproc.decision import Decision
 from pointsman.xds import XdsServer, render
 from pointsman.xds.status import difference_json
 
@@ -35,6 +35,7 @@ class Desk:
     xds: XdsServer
     counted: Traffic
     clock: Clock
+    workers: PickerWorkers | None = None
     _tree: Json = field(default_factory=dict)
     _tree_at_s: float = -math.inf
 
@@ -49,11 +50,14 @@ class Desk:
         """See `Traffic.status`."""
         return self.counted.status()
 
-    def picks(self, limit: int) -> Json:
-        """The last decisions of this process, newest first, in short; `/api/v1/picks/{id}` explains one."""
+    async def picks(self, limit: int) -> Json:
+        """The last decisions, newest first, in short, of picker workers, too; `/api/v1/picks/{id}` explains one."""
+        made = [decision.brief() for decision in self.picker.recent()[-limit:]]
+        if self.workers is not None:
+            made += await self.workers.recent(limit)
+        made.sort(key=lambda one: float(one["at_s"]), reverse=True)
         now_s = self.clock.monotonic_s()
-        made = self.picker.recent()[-limit:]
-        return {"picks": [_brief(decision, now_s) for decision in reversed(made)]}
+        return {"picks": [_aged(one, now_s) for one in made[:limit]]}
 
     def explain(self, asked: AskBody) -> Json:
         """What would become of a request; nothing is sent or counted.
@@ -75,15 +79,6 @@ class Desk:
         return [difference_json(stream) for stream in self.xds.streams()]
 
 
-def _brief(decision: Decision, now_s: float) -> Json:
-    return {
-        "pick": decision.pick_id,
-        "request_id": decision.request_id,
-        "age_s": round(now_s - decision.at_s, 3),
-        "pool": decision.pool,
-        "model": decision.model,
-        "endpoint": decision.endpoints[0] if decision.endpoints else "",
-        "status": decision.status,
-        "reason": decision.reason,
-        "prompt_tokens": decision.prompt_tokens,
-    }
+def _aged(brief: Json, now_s: float) -> Json:
+    """With the age of a decision in place of the moment on a clock that nobody else has."""
+    return {"age_s": round(now_s - brief["at_s"], 3), **{key: value for key, value in brief.items() if key != "at_s"}}

@@ -44,7 +44,7 @@ DESK_PATHS: Final[dict[str, Json]] = {
     },
     "/api/v1/picks": {
         "get": operation(
-            "The last decisions of this process, newest first; not those of picker workers.",
+            "The last decisions, newest first; with picker workers, of all of them.",
             {
                 "type": "object",
                 "required": ["picks"],

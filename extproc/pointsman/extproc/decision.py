@@ -79,6 +79,20 @@ class Decision:
         """The value for the gateway: `ip:port,ip:port,…`."""
         return ",".join(self.endpoints)
 
+    def brief(self) -> dict[str, Any]:
+        """The decision in a line, as plain data; `at_s` is of the machine's monotonic clock."""
+        return {
+            "pick": self.pick_id,
+            "request_id": self.request_id,
+            "at_s": self.at_s,
+            "pool": self.pool,
+            "model": self.model,
+            "endpoint": self.endpoints[0] if self.endpoints else "",
+            "status": self.status,
+            "reason": self.reason,
+            "prompt_tokens": self.prompt_tokens,
+        }
+
     def explain(self) -> dict[str, Any]:
         """The decision as plain data for a human: each candidate with its terms in ms, the others with a reason."""
         candidates: list[dict[str, Any]] = []

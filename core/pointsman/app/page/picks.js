@@ -5,7 +5,7 @@ import { ago, badge, element, round, short, show } from "./dom.js";
 
 export function drawPicks(place, answer, explained) {
   if (!answer.picks.length) {
-    show(place, element("p", { class: "soft" }, "This process made no decisions yet."));
+    show(place, element("p", { class: "soft" }, "No decisions yet."));
     return;
   }
   const heads = ["When", "Request", "Pool", "Endpoint", "Tokens", "Result"];

@@ -96,6 +96,20 @@ class Explained(msgspec.Struct, tag="explained"):
     decision: dict[str, Any] | None
 
 
+class Recent(msgspec.Struct, tag="recent"):
+    """Tell of the last `limit` decisions; answered by `Made` with the same number."""
+
+    number: int
+    limit: int
+
+
+class Made(msgspec.Struct, tag="made"):
+    """`Decision.brief` of each, oldest first."""
+
+    number: int
+    decisions: list[dict[str, Any]]
+
+
 class Drain(msgspec.Struct, tag="drain"):
     """Say NOT_SERVING from now on."""
 
@@ -127,8 +141,8 @@ class Samples(msgspec.Struct, tag="samples"):
     families: list[Family]
 
 
-ToWorker = SetPlan | SetCertificates | Signal | Models | KvEvents | Gossip | Explain | Drain
-ToParent = Ready | Gossip | Explained | Heard | StillSilent | Samples
+ToWorker = SetPlan | SetCertificates | Signal | Models | KvEvents | Gossip | Explain | Recent | Drain
+ToParent = Ready | Gossip | Explained | Made | Heard | StillSilent | Samples
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -120,6 +120,9 @@ class Worker:
             case frames.Explain(number=number, identity=identity):
                 found = self._picker.explain(identity)
                 self._say(frames.Explained(number, None if found is None else found.explain()))
+            case frames.Recent(number=number, limit=limit):
+                last = self._picker.recent()[-limit:]
+                self._say(frames.Made(number, [decision.brief() for decision in last]))
             case frames.Drain():
                 if self._health is not None:
                     self._health.drain()

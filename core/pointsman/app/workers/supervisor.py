@@ -48,7 +48,8 @@ START_S: Final = 60.0
 MAX_UNREAD_BYTES: Final = 1024 * 1024
 """What may wait for a worker that does not read before scrapes are withheld from it; the next ones are fresher."""
 
-EXPLAIN_S: Final = 1.0
+ANSWER_S: Final = 1.0
+"""For questions of people; a worker that is at work answers between two picks."""
 
 log = structlog.get_logger()
 
@@ -63,11 +64,17 @@ class _Running:
     silent_from_s: float  # when silence begins to count
     ready: bool = False
     silent: list[Silent] = field(default_factory=list)
-    questions: dict[int, asyncio.Future[dict[str, Any] | None]] = field(default_factory=dict)
+    questions: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
 
     def send(self, message: frames.ToWorker, *, droppable: bool = False) -> None:
         if not (droppable and self.writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES):
             self.writer.write(frames.frame(message))
+
+    def answer(self, number: int, value: Any) -> None:
+        """What the worker says to a question; one that nobody waits for any more is gone."""
+        question = self.questions.pop(number, None)
+        if question is not None and not question.done():
+            question.set_result(value)
 
 
 class PickerWorkers:
@@ -189,20 +196,28 @@ class PickerWorkers:
 
     async def explain(self, identity: str) -> dict[str, Any] | None:
         """A recent decision of any worker as plain data, by pick or request id; None when none remembers it."""
-        asked: list[asyncio.Future[dict[str, Any] | None]] = []
-        for running in self._running.values():
-            number = next(self._numbers)
-            running.questions[number] = future = asyncio.get_running_loop().create_future()
-            running.send(frames.Explain(number, identity))
-            asked.append(future)
-        try:
-            async with asyncio.timeout(EXPLAIN_S):
-                for answer in asyncio.as_completed(asked):
-                    if (found := await answer) is not None:
-                        return found
-        except TimeoutError:
-            log.warning("a picker worker does not answer", identity=identity)
-        return None
+        return next(iter(await self._ask(lambda number: frames.Explain(number, identity))), None)
+
+    async def recent(self, limit: int) -> list[dict[str, Any]]:
+        """The last `limit` decisions of each worker in short (`Decision.brief`), in no order; workers are asked."""
+        answers = await self._ask(lambda number: frames.Recent(number, limit))
+        return [decision for made in answers for decision in made]
+
+    async def _ask(self, question: Callable[[int], frames.ToWorker]) -> list[Any]:
+        """What the workers answer that do so in time; None is no answer."""
+        numbers = [next(self._numbers) for _ in self._running]
+        asked = list(zip(numbers, self._running.values(), strict=True))
+        loop = asyncio.get_running_loop()
+        for number, running in asked:
+            running.questions[number] = loop.create_future()
+            running.send(question(number))
+        waiting = {number: running.questions[number] for number, running in asked}
+        if waiting:
+            await asyncio.wait(waiting.values(), timeout=ANSWER_S)
+        for number, running in asked:
+            if running.questions.pop(number, None) is not None:
+                log.warning("a picker worker does not answer", pid=running.child.pid)
+        return [future.result() for future in waiting.values() if future.done() and future.result() is not None]
 
     def silent(self) -> list[Silent]:
         """The requests of all workers that wait for their first byte, as `InFlight.silent`."""
@@ -251,8 +266,8 @@ class PickerWorkers:
             log.error("a picker worker ended and is replaced", worker=slot, pid=child.pid)
         finally:
             del self._running[slot]
-            for question in running.questions.values():
-                question.cancel()
+            for number in list(running.questions):
+                running.answer(number, None)
             self._gossip_node.leave(running.link, gone=name)
             self._metrics.ended(name)
             writer.close()
@@ -283,9 +298,9 @@ class PickerWorkers:
             case frames.Gossip(update=update):
                 self._gossip_node.heard(gossip_pb2.Update.FromString(update), running.link)
             case frames.Explained(number=number, decision=decision):
-                question = running.questions.pop(number, None)
-                if question is not None and not question.done():
-                    question.set_result(decision)
+                running.answer(number, decision)
+            case frames.Made(number=number, decisions=decisions):
+                running.answer(number, decisions)
             case frames.Heard(entries=entries):
                 if self._on_feedback is not None:
                     for entry in entries:
