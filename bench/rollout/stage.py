@@ -36,7 +36,8 @@ START_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A running fleet. `replicas` are the names of the simulated ones, `canary-…` and `stable-…`."""
+    """A running fleet. `replicas` are the names of the simulated ones, `canary-…` and `stable-…`; `pid` is that of
+    `pointsman up`: control plane and picker, with Envoy as its child."""
 
     folder: Path
     url: str
@@ -45,6 +46,7 @@ class Stage:
     simulator: str
     replicas: tuple[str, ...]
     session: aiohttp.ClientSession
+    pid: int
 
     def write_policy(self, policy: Json) -> None:
         """Put a RolloutPolicy into the configuration folder, whole."""
@@ -116,6 +118,7 @@ async def stage(
                     simulator=state["simulator"],
                     replicas=tuple(state["replicas"]),
                     session=session,
+                    pid=child.pid,
                 )
         finally:
             await child.stop()
