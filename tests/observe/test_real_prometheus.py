@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pointsman.app.drill.session import ReportFolder
 from pointsman.app.observe.boards import DASHBOARDS
 from pointsman.app.observe.grafana import concrete
 from pointsman.app.observe.rules import ALERTS, RECORDINGS
+from pointsman.failover.report import Run
 from support.observed import Observed, observed
 from support.waiting import eventually
 
@@ -42,6 +44,7 @@ def queries() -> dict[str, str]:
 
 async def test_every_query_has_data(tmp_path: Path) -> None:
     async with observed(tmp_path, RULES) as run:
+        ReportFolder(run.drills).add(Run(kind="crash", site="us-east", rto_s=0.4), "<svg/>")
         await run.roll_out()
         await run.fail_over_and_back()
         missing = queries()

@@ -37,6 +37,11 @@ class Observed:
     began_s: float
     events: list[tuple[float, str]]
 
+    @property
+    def drills(self) -> Path:
+        """Where the control plane looks for reports of drills."""
+        return self.fleet.manifests.folder.parent / "state" / "drills"
+
     def note(self, words: str) -> None:
         self.events.append((time.time(), words))
 

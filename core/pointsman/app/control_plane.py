@@ -158,6 +158,7 @@ class ControlPlane:
                 rollouts=self.rollouts.status,
                 failovers=self.failover.status,
                 clock=self._clock,
+                state=options.state,
             )
             open_to_others = not is_loopback(options.admin_address)
             application = admin_application(

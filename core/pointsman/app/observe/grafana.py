@@ -199,6 +199,13 @@ def _defaults(panel: Panel) -> Json:
     return found
 
 
+_LANES: Final[dict[str, Json]] = {
+    "state-timeline": {"alignValue": "left", "mergeValues": True, "rowHeight": 0.8},
+    "status-history": {"colWidth": 1.0, "rowHeight": 0.9},
+}
+"""Kinds with a lane for each series."""
+
+
 def _custom(panel: Panel) -> Json:
     if panel.kind == "timeseries":
         return {
@@ -211,7 +218,7 @@ def _custom(panel: Panel) -> Json:
             "stacking": {"group": "A", "mode": "normal" if panel.stack else "none"},
             "thresholdsStyle": {"mode": "line" if panel.steps else "off"},
         }
-    if panel.kind == "state-timeline":
+    if panel.kind in _LANES:
         return {"fillOpacity": 80, "lineWidth": 0}
     return {}
 
@@ -243,14 +250,12 @@ def _options(panel: Panel) -> Json:
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
             "showUnfilled": True,
         }
-    if panel.kind == "state-timeline":
+    if panel.kind in _LANES:
         return {
-            "alignValue": "left",
             "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True},
-            "mergeValues": True,
-            "rowHeight": 0.8,
             "showValue": "auto",
             "tooltip": {"mode": "single", "sort": "none"},
+            **_LANES[panel.kind],
         }
     if panel.kind == "heatmap":
         return {

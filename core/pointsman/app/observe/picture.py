@@ -240,7 +240,7 @@ def _states(panel: Panel, series: Sequence[Series], box: Box, span: Span, _: Eve
         steps = [later[0] - earlier[0] for earlier, later in pairwise(one.points)]
         step_s = min(steps, default=1.0)
         for when_s, value in one.points:
-            words, colour = _word(panel, value) or ("", LINES[number % len(LINES)])
+            words, colour = _word(panel, value) or _step(panel, value) or ("", LINES[number % len(LINES)])
             if words.strip():
                 x = span.at(lane, when_s)
                 width = max(0.8, span.at(lane, when_s + step_s) - x + 0.2)
@@ -250,12 +250,17 @@ def _states(panel: Panel, series: Sequence[Series], box: Box, span: Span, _: Eve
     return parts
 
 
+def _step(panel: Panel, value: float) -> tuple[str, str] | None:
+    """A value that no mapping names, and the colour of the last step that it has reached."""
+    reached = [step.colour for step in panel.steps if step.value is None or step.value <= value]
+    return (show(value, panel.unit), _COLOURS.get(reached[-1], "#999")) if reached else None
+
+
 def _word(panel: Panel, value: float) -> tuple[str, str] | None:
     """What a value is called, and its colour."""
-    colours = {"green": "#0b6e4f", "red": "#b03a2e", "orange": "#c76b00", "yellow": "#b09a00", "blue": "#2e5cb0"}
     for at, words, colour in panel.mappings:
         if math.isclose(float(at), value):
-            return words, colours.get(colour, "#999")
+            return words, _COLOURS.get(colour, "#999")
     return None
 
 
@@ -278,6 +283,13 @@ def _duration(value_s: float) -> str:
     return f"{value_s:.3g} s" if value_s >= 1 or value_s == 0 else f"{1000 * value_s:.3g} ms"
 
 
+_COLOURS: Final = {
+    "green": "#0b6e4f",
+    "red": "#b03a2e",
+    "orange": "#c76b00",
+    "yellow": "#b09a00",
+    "blue": "#2e5cb0",
+}
 _SIZES: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SUFFIX: Final = {"bytes": "B", "Bps": "B/s", "reqps": "/s"}
 
@@ -308,4 +320,5 @@ _KINDS: Final[dict[str, _Draw]] = {
     "heatmap": _heat,
     "table": _table,
     "state-timeline": _states,
+    "status-history": _states,
 }

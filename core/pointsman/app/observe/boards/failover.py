@@ -145,6 +145,24 @@ _RECOVERY: Final = Row(
             steps=_RTO_STEPS,
         ),
         Panel(
+            title="Drills",
+            kind="status-history",
+            unit="s",
+            width=16,
+            description=(
+                "Recovery time of the last drill of each kind, as clients saw it, of the reports in the folder drills "
+                "of the state folder (pointsman drill run KIND --report STATE/drills). Set-ups that drills start have "
+                "simulated model servers."
+            ),
+            queries=(
+                Query(
+                    expr='max by (drill, site) (pointsman_drill_last_rto_seconds{site=~"$site"})',
+                    legend="{{drill}} {{site}}",
+                ),
+            ),
+            steps=_RTO_STEPS,
+        ),
+        Panel(
             title="Requests that failed",
             description="While a failover was under way, since the control plane started.",
             queries=(
