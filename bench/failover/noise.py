@@ -29,7 +29,7 @@ def show_noises(hours: float, only: str) -> bool:
         if only not in noise.name:
             continue
         began_s = time.process_time()
-        verdict = rehearse(noise.climate, seconds=hours * HOUR_S, endpoints=noise.endpoints)
+        verdict = rehearse(noise.climate, seconds=hours * HOUR_S, endpoints=noise.endpoints, shared=noise.shared)
         good = good and not verdict.trips and not verdict.elsewhere
         print(
             f"{noise.name:<58} {verdict.trips:>5} {verdict.elsewhere:>6} "
@@ -54,7 +54,14 @@ def show_faults(seeds: int, only: str) -> bool:
         for seed in range(seeds):
             fault_s = BEFORE_S + 0.1 * (seed % 10) + seed
             climate = from_second(fault_s, fault.before, fault.after)
-            verdict = rehearse(climate, seconds=fault_s + AFTER_S, seed=seed, until_first=True)
+            verdict = rehearse(
+                climate,
+                seconds=fault_s + AFTER_S,
+                seed=seed,
+                until_first=True,
+                endpoints=fault.endpoints,
+                shared=fault.shared,
+            )
             if verdict.first is not None:
                 delays.append(verdict.first_s - fault_s)
                 by[verdict.first.trigger.value] = by.get(verdict.first.trigger.value, 0) + 1

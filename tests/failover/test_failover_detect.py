@@ -229,17 +229,35 @@ def test_one_slow_endpoint_is_listed_after_two_seconds_and_not_after_one(world: 
     assert (found.findings, found.failing_endpoints) == ((), KEYS[2:3])
 
 
-@pytest.mark.parametrize("asked", [1, 2])
-def test_where_only_a_few_are_asked_and_all_are_slow_they_are_listed(world: World, asked: int) -> None:
-    """A shared prefix keeps the requests together: that is no evidence against the site, and no reason to wait."""
+def at(keys: tuple[str, ...], make: Callable[[int], Sample]) -> Callable[[int], Sample]:
+    """All requests at these endpoints, as where prompts share a prefix."""
+    return lambda number: replace(make(number), endpoint=keys[number % len(keys)])
 
-    def together(number: int) -> Sample:
-        return replace(slower(800.0)(number), endpoint=KEYS[number % asked])
 
-    world.send(3.0, 50.0, lambda number: replace(well(number), endpoint=KEYS[number % asked]))
-    found = world.send(3.0, 50.0, together)
-    assert (found.findings, found.failing_endpoints) == ((), KEYS[:asked])
-    assert Trigger.LATENCY in triggers_of(world.send(3.0, 50.0, slower(800.0), until=Trigger.LATENCY))
+def test_where_one_is_asked_and_slow_it_is_listed_and_the_next_one_speaks_for_the_site(world: World) -> None:
+    world.send(3.0, 50.0, at(KEYS[:1], well))
+    found = world.send(2.0, 50.0, at(KEYS[:1], slower(800.0)))
+    assert (found.findings, found.failing_endpoints) == ((), KEYS[:1])
+    assert not world.send(0.1, 50.0, at(KEYS[1:2], slower(800.0))).findings
+    assert triggers_of(world.send(0.3, 50.0, at(KEYS[1:2], slower(800.0)))) == {Trigger.LATENCY}
+
+
+def test_two_that_are_asked_and_slow_speak_for_the_site_unless_others_are_well(world: World) -> None:
+    world.send(3.0, 50.0, at(KEYS[:2], well))
+    assert not world.send(0.4, 50.0, at(KEYS[:2], slower(800.0))).findings
+    finding = only(world.send(0.6, 50.0, at(KEYS[:2], slower(800.0)), until=Trigger.LATENCY))
+    assert finding.value == pytest.approx(800.0, abs=20.0)
+    world = World()
+    world.send(10.0, 50.0, well)
+    for _ in range(10):
+        assert not world.send(1.0, 50.0, lambda n: slower(800.0)(n) if n % 4 < 2 else well(n)).findings
+
+
+def test_two_with_a_queue_do_not_speak_for_the_site(world: World) -> None:
+    waiting = {key: 10.0 if key in KEYS[:2] else 0.0 for key in KEYS}
+    world.seen = {SITE: [replace(UP, endpoint=key, waiting=waiting[key]) for key in KEYS]}
+    for _ in range(10):
+        assert not world.send(1.0, 50.0, at(KEYS[:2], slower(800.0))).findings
 
 
 def test_plain_completions_say_nothing_of_the_first_byte(world: World) -> None:

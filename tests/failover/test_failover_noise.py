@@ -14,7 +14,7 @@ FAULT_S = 40.0
 
 @pytest.mark.parametrize("noise", noises(MINUTES_S), ids=lambda noise: noise.name)
 def test_noise_moves_no_traffic(noise: Noise) -> None:
-    verdict = rehearse(noise.climate, seconds=MINUTES_S, endpoints=noise.endpoints, seed=7)
+    verdict = rehearse(noise.climate, seconds=MINUTES_S, endpoints=noise.endpoints, seed=7, shared=noise.shared)
     assert verdict.requests > 100
     assert (verdict.trips, verdict.elsewhere, verdict.first) == (0, 0, None)
 
@@ -23,7 +23,10 @@ def test_noise_moves_no_traffic(noise: Noise) -> None:
 def test_faults_are_found_in_time(fault: Fault) -> None:
     assert fault.within_s is not None
     climate = from_second(FAULT_S, fault.before, fault.after)
-    verdict = rehearse(climate, seconds=FAULT_S + 60.0, seed=11, until_first=True)
+    seconds = FAULT_S + 60.0
+    verdict = rehearse(
+        climate, seconds=seconds, seed=11, until_first=True, endpoints=fault.endpoints, shared=fault.shared
+    )
     assert verdict.first is not None
     assert FAULT_S < verdict.first_s <= FAULT_S + fault.within_s
     assert verdict.elsewhere == 0

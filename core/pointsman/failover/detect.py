@@ -14,7 +14,8 @@ Pure: the caller has the clock and calls `observe` about ten times a second. Wha
   scrapes fail everywhere at once, it is us.
 - metrics absent: as probe, for long, and only where the policy says so; absence alone says nothing.
 
-A site is bad when most of its endpoints are; what is bad by itself is listed in `failing_endpoints`.
+A site is bad when most of its endpoints are, or, for latency, when several are and none that is asked is well: a shared
+prefix may keep the requests at a few. What is bad by itself is listed in `failing_endpoints`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,11 @@ MANY: Final = 3
 """Bad endpoints that are no coincidence, however many there are."""
 
 
+JOINT: Final = 2
+"""Endpoints that are bad at the same time, where none that is asked is well: they have nothing in common but their
+site."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Test:
     """Bad is a share of at least `share`, where up to `usual` is tolerated, with odds of `nats` against chance.
@@ -59,3 +64,18 @@ def site_wide(test: Test, counts: Sequence[tuple[int, int]], endpoints: int) -> 
     rest = asked[len(asked) // 2 :]
     total, bad = sum(count[0] for count in rest), sum(count[1] for count in rest)
     return bad == total if total <= FEW else test.holds(total, bad, strength=0.5)
+
+
+def joint(test: Test, calm: Sequence[tuple[int, int]], busy: Sequence[tuple[int, int]]) -> bool:
+    """Whether counts (all, bad) of a few endpoints are bad together, so that it is their site, and not them.
+
+    `site_wide` can't say it where a shared prefix keeps the requests at a few endpoints. Who got them was not chosen by
+    the fault: when two of them are bad at once, and what the others got is bad, too, then most of those that were not
+    asked would be as well. It takes all of the odds at one endpoint and half of them at the next; those that were taken
+    out a moment ago count with what they gave. Endpoints that are `busy` may be bad for their queue's sake.
+    """
+    bad = [count for count in calm if test.holds(*count, strength=0.5)]
+    if len(bad) < JOINT or not any(test.holds(*count) for count in bad):
+        return False
+    rest = [*(count for count in calm if count not in bad), *busy]
+    return sum(count[1] for count in rest) >= test.share * sum(count[0] for count in rest)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pointsman.failover.detect_odds import Test, site_wide
+from pointsman.failover.detect_odds import Test, joint, site_wide
 from pointsman.failover.detect_state import EndpointState, Late, MemberState, Rings
 from pointsman.failover.model import Finding, Trigger
 from pointsman.failover.windows import Ring
@@ -42,6 +42,9 @@ one or one of a quiet site."""
 EJECT_WINDOWS: Final = (20, 40, 60)
 """An endpoint alone is slow only for two seconds or longer: garbage collection takes one."""
 
+JOINT_WINDOWS: Final = (10, 20, 30, 40, 50, 60)
+"""Two endpoints that are slow in the same second do not both collect garbage (see `joint`)."""
+
 QUIET_REQUESTS: Final = 100
 """Fewer requests in the short windows than this do not show 30 % of failures for sure, so the long ones are asked."""
 
@@ -56,12 +59,13 @@ Select = Callable[[Rings], Ring]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """What to look for: in which ring, in windows of which lengths, by which test for how many requests; and the
-    requests that are late now."""
+    requests that are late now. `joint`: the lengths in which a few endpoints may speak for their site."""
 
     ring: Select
     lengths: tuple[int, ...]
     test: Callable[[int], Test]
     late: tuple[Late, ...] = ()
+    joint: tuple[int, ...] = ()
 
 
 def _errors(rings: Rings) -> Ring:
@@ -121,7 +125,9 @@ def judge_latency(member: MemberState, now_s: float) -> Finding | None:
     share = 1.0 - trigger.quantile
     test = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
     late = tuple(member.late) if trigger.in_flight else ()
-    found = _worst(member, now_s, Look(ring=_slow, lengths=SLOW_WINDOWS, test=lambda _: test, late=late))
+    found = _worst(
+        member, now_s, Look(ring=_slow, lengths=SLOW_WINDOWS, test=lambda _: test, late=late, joint=JOINT_WINDOWS)
+    )
     if found is None and _is_quiet(member.rings.slow, 2 * math.ceil(SLOW_NATS)):
         slow_s = max([member.slow_s, *(one.at_s for one in late)])
         look = Look(ring=_slow_long, lengths=LONG_WINDOWS, test=lambda _: test, late=late)
@@ -246,11 +252,15 @@ def _worst(member: MemberState, now_s: float, look: Look) -> Bad | None:
             continue
         for endpoint in member.endpoints.values():
             endpoint.rings.advance(now_s)
-        counts = [
-            _with_late(look.ring(endpoint.rings), length, [one for one in late if one.endpoint == key], now_s)
+        counts = {
+            key: _with_late(look.ring(endpoint.rings), length, [one for one in late if one.endpoint == key], now_s)
             for key, endpoint in member.endpoints.items()
-        ]
-        if site_wide(test, counts, len(member.endpoints)):
+        }
+        held = site_wide(test, list(counts.values()), len(member.endpoints))
+        if not held and length in look.joint:
+            calm = [count for key, count in counts.items() if not member.endpoints[key].busy]
+            held = joint(test, calm, [count for key, count in counts.items() if member.endpoints[key].busy])
+        if held:
             since_s = min([whole.first_bad_s(length), *(one.began_s for one in late)])
             return Bad(total=total, bad=bad, since_s=since_s, window_s=length * whole.bucket_s)
     return None

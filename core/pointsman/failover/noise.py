@@ -11,7 +11,8 @@ Each endpoint prefills one request after the other (first come, first served) an
 The picker of this world believes prefills to be a quarter cheaper than they are, knows the queue by what it sent and by
 scrapes of 0.2 s, and sends a request to the endpoint with the shortest believed wait (one in five anywhere; who fails
 is avoided for a while). So its expectations are wrong as real ones are: by a factor, by the luck of each step, and more
-when queues are long.
+when queues are long. Where all prompts share a prefix it knows no others than the few endpoints that have it, while
+those are in service: what the detector lists is out for half a minute then, as failover has it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ PENALTY_HALF_LIFE_S: Final = 2.0
 FIRST_BYTE_TIMEOUT_S: Final = 2.0
 """After which a streaming route tries another endpoint (`failover.retry.firstByteTimeout`)."""
 
+OUT_S: Final = 30.0
+PROGRAMMED_S: Final = 0.1
+"""How long an endpoint is out that the detector listed, and after which time gateways and pickers know it."""
+
 FAULTS: Final = frozenset({Trigger.ERROR_RATE, Trigger.LATENCY, Trigger.STALL, Trigger.PROBE, Trigger.METRICS_ABSENT})
 """What would move a site's traffic away; saturation only spills."""
 
@@ -84,6 +89,7 @@ class _Endpoint:
     penalty_ms: float = 0.0
     penalty_s: float = 0.0
     starts: deque[float] = field(default_factory=deque)
+    out_s: float = -math.inf
     scraped: int = 0
     scraped_s: float = 0.0
 
@@ -97,11 +103,12 @@ class _Pending:
 
 
 class Site:
-    """One site with `endpoints` endpoints in some climate."""
+    """One site with `endpoints` endpoints in some climate. `shared` of them have the prefix of all prompts; 0: none."""
 
-    def __init__(self, member: Member, climate: Climate, *, endpoints: int, seed: int) -> None:
+    def __init__(self, member: Member, climate: Climate, *, endpoints: int, seed: int, shared: int = 0) -> None:
         self.member = member
         self._climate = climate
+        self._shared = shared
         self._random = random.Random(seed)  # noqa: S311 - a simulation
         self._endpoints = [_Endpoint(f"{member.site}-{number}:8000") for number in range(endpoints)]
         self._reports: dict[int, list[tuple[float, Sample]]] = {}
@@ -165,6 +172,13 @@ class Site:
             for one in self._endpoints
         ]
 
+    def take_out(self, keys: Sequence[str], now_s: float) -> None:
+        """The detector lists these endpoints: half of a site at most is out at once."""
+        for one in self._endpoints:
+            out = sum(now_s < other.out_s + OUT_S for other in self._endpoints)
+            if one.key in keys and now_s >= one.out_s + OUT_S and out < len(self._endpoints) // 2:
+                one.out_s = now_s + PROGRAMMED_S
+
     def _scrape(self, now_s: float) -> None:
         if self._gone_s < now_s:
             return
@@ -201,6 +215,9 @@ class Site:
         self._answer(endpoint.key, (at_s, first_s, end_s), expected_ms, streamed=streamed)
 
     def _choose(self, at_s: float) -> _Endpoint:
+        if self._shared:
+            fit = [one for one in self._endpoints if not one.out_s <= at_s < one.out_s + OUT_S][: self._shared]
+            return min(fit, key=lambda one: self._wait_ms(one, at_s) + _penalty_ms(one, at_s))
         if self._random.random() < ANYWHERE:
             return self._random.choice(self._endpoints)
         first = self._random.randrange(len(self._endpoints))  # ties go to anyone
@@ -276,6 +293,7 @@ def rehearse(
     detector: Detector | None = None,
     until_first: bool = False,
     quiet_s: float = 0.0,
+    shared: int = 0,
 ) -> Verdict:
     """Two sites, the first in `climate`, the second in calm weather with `CALM_PER_S` at most. Decides at 10 Hz.
 
@@ -285,7 +303,7 @@ def rehearse(
     calm = climate(0.0)
     usual = Weather(per_s=min(calm.per_s, CALM_PER_S), tokens=calm.tokens)
     sites = (
-        Site(Member(pool="default/llama", site="a"), climate, endpoints=endpoints, seed=seed),
+        Site(Member(pool="default/llama", site="a"), climate, endpoints=endpoints, seed=seed, shared=shared),
         Site(Member(pool="default/llama", site="b"), lambda _: usual, endpoints=endpoints, seed=seed + 1_000_003),
     )
     verdict = Verdict()
@@ -304,6 +322,8 @@ def rehearse(
         faults = [finding for finding in seen[0].findings if finding.trigger in FAULTS]
         verdict.saturated += any(finding.trigger is Trigger.SATURATION for finding in seen[0].findings)
         verdict.ejected += len(seen[0].failing_endpoints)
+        if shared:
+            sites[0].take_out(seen[0].failing_endpoints, now_s)
         verdict.elsewhere += any(finding.trigger in FAULTS for finding in seen[1].findings)
         verdict.trips += bool(faults) and not tripped
         tripped = bool(faults)
