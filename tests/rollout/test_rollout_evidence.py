@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pointsman.app.rollout_words import FIRST_REPORT_MS, sample_of
+from pointsman.extproc.feedback import Feedback
 from pointsman.rollout import buckets
 from pointsman.rollout.analysis import Verdict, analyse, due_for_restart
-from pointsman.rollout.evidence import MAX_OPEN, Arm, Evidence, EvidenceRecord, Outcome, Sample, outcome
+from pointsman.rollout.evidence import MAX_OPEN, SILENT_S, Arm, Evidence, EvidenceRecord, Outcome, Sample, outcome
 from pointsman.rollout.spec import Check, Comparison, Limit, Metric, RolloutSpec
 
 
@@ -82,6 +84,40 @@ def test_who_still_waits_counts_with_his_age() -> None:
     assert arm.waiting == 0
     assert arm.add(sample(key="p-1", ttft_ms=2_100.0, duration_ms=9_000.0))
     assert buckets.quantile_ms(arm.times(Metric.TTFT), 0.5) == pytest.approx(2_100, rel=0.03)
+
+
+def test_reports_without_a_duration_age_by_the_time_that_they_come() -> None:
+    """Envoy tells the duration at the end only: each report has the least that it can be."""
+    arm = Arm()
+    for heard_s in (100.0, 100.5, 103.0):
+        arm.add(sample(key="p-1", ended=False, status=0, ttft_ms=None, duration_ms=500.0, heard_s=heard_s))
+    assert buckets.quantile_ms(arm.times(Metric.TTFT), 0.5) == pytest.approx(3_500, rel=0.03)
+    arm.add(sample(key="p-2", heard_s=104.0))  # what another request tells is the time, too
+    assert buckets.quantile_ms(arm.times(Metric.TTFT), 0.99) == pytest.approx(4_500, rel=0.03)
+
+
+def test_a_running_request_is_as_old_as_its_first_report() -> None:
+    entry = Feedback(pick_id="p-1", ended=False)
+    assert sample_of(entry, 7.0) == Sample(
+        key="p-1", ended=False, status=0, duration_ms=FIRST_REPORT_MS, heard_s=7.0, attempts=0
+    )
+    assert FIRST_REPORT_MS > 0
+
+
+def test_who_is_not_reported_any_more_does_not_wait_for_ever() -> None:
+    arm = Arm()
+    arm.add(sample(key="p-1", ended=False, ttft_ms=None, duration_ms=500.0, heard_s=100.0))
+    arm.add(sample(key="p-2", heard_s=100.0 + SILENT_S + 1.0))
+    assert arm.waiting == 0
+    assert buckets.quantile_ms(arm.times(Metric.TTFT), 0.99) == pytest.approx(100, rel=0.03)
+
+
+def test_requests_whose_end_got_lost_make_way_for_others() -> None:
+    arm = Arm()
+    for number in range(MAX_OPEN):
+        arm.add(sample(key=f"p-{number}", ended=False, ttft_ms=None, heard_s=1.0))
+    arm.add(sample(key="new", ended=False, ttft_ms=None, heard_s=1.0 + SILENT_S + 1.0))
+    assert arm.waiting == 1
 
 
 def test_memory_is_bounded() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from pointsman.app.operations import GatewayAcks
 from pointsman.core.change import Signature, WeightChange
@@ -12,12 +12,17 @@ from pointsman.rollout.analysis import CheckResult
 from pointsman.rollout.evidence import Sample
 from pointsman.rollout.spec import RolloutSpec, Strategy
 from pointsman.rollout.state import State, Verb
+from pointsman.xds import BuildOptions
 
 Json = dict[str, Any]
 
 
-def sample_of(entry: Feedback) -> Sample:
-    """An access log entry as evidence."""
+FIRST_REPORT_MS: Final = float(BuildOptions().access_log_flush_interval_ms)
+"""A request that runs is reported each time this has passed: at its first report it is as old."""
+
+
+def sample_of(entry: Feedback, now_s: float) -> Sample:
+    """An access log entry that came at `now_s` (monotonic) as evidence."""
     return Sample(
         key=entry.pick_id,
         ended=entry.ended,
@@ -25,9 +30,10 @@ def sample_of(entry: Feedback) -> Sample:
         grpc_status=entry.grpc_status,
         failed=entry.failed,
         ttft_ms=entry.ttft_ms,
-        duration_ms=entry.duration_ms,
+        duration_ms=entry.duration_ms if entry.ended else max(entry.duration_ms, FIRST_REPORT_MS),
         response_bytes=entry.response_bytes,
         attempts=entry.attempts,
+        heard_s=now_s,
     )
 
 

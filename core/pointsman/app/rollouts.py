@@ -131,7 +131,7 @@ class Rollouts:
             return
         run, canary = found
         if counts(run.state, self._sites.get(entry.gateway, "")):
-            run.evidence.add(sample_of(entry), canary=canary)
+            run.evidence.add(sample_of(entry, self._clock.monotonic_s()), canary=canary)
 
     async def command(self, name: str, command: Command) -> Json:
         """Do what a person wants.

@@ -22,6 +22,10 @@ ITL_MIN_BYTES: Final = 4 * ITL_BYTES
 MAX_OPEN: Final = 4_096
 """Requests without a first byte that are remembered for each arm; one that hangs tells as much as the next."""
 
+SILENT_S: Final = 6.0
+"""An open request that is not reported for so long is forgotten: gateways report each twice a second, so its end got
+lost, and it would seem to wait for ever. As long as the picker believes in its accounts."""
+
 GRPC_FAILURES: Final = frozenset({2, 4, 13, 14, 15})
 """UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS: what 5xx is to HTTP."""
 GRPC_THROTTLED: Final = 8  # RESOURCE_EXHAUSTED, what 429 is to HTTP
@@ -45,8 +49,9 @@ ERRORS: Final = frozenset({Outcome.SERVER_ERROR, Outcome.BROKEN, Outcome.GRPC_ER
 class Sample:
     """One access log entry. Times in ms; `ttft_ms` None: no body byte yet; `grpc_status` None: not gRPC.
 
-    An entry that has not `ended` is a report on a request that runs; `key` joins it with its end, empty for none.
-    `failed`: the upstream, not the client, broke it off.
+    An entry that has not `ended` is a report on a request that runs; `key` joins it with its end, empty for none. How
+    old such a request is follows from `heard_s`, when (monotonic) the entry came: Envoy tells the duration only at the
+    end, so `duration_ms` of a report is the least that it can be. `failed`: the upstream, not the client, broke it off.
     """
 
     key: str
@@ -58,6 +63,15 @@ class Sample:
     duration_ms: float = 0.0
     response_bytes: int = 0
     attempts: int = 1
+    heard_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request without a first byte: when it began, at the latest, and when it was last reported."""
+
+    began_s: float
+    heard_s: float
 
 
 def outcome(sample: Sample) -> Outcome:
@@ -95,7 +109,9 @@ class Arm:
         self.histograms: dict[Metric, Counts] = {
             metric: buckets.counts() for metric in (Metric.TTFT, Metric.E2E, Metric.ITL)
         }
-        self._open: dict[str, float] = {}
+        self._open: dict[str, _Open] = {}
+        self._heard_s = 0.0
+        self._swept_s = 0.0
 
     @property
     def requests(self) -> int:
@@ -104,11 +120,12 @@ class Arm:
 
     def add(self, sample: Sample) -> bool:
         """Count an entry; True when a request ended."""
+        self._heard_s = max(self._heard_s, sample.heard_s)
         if not sample.ended:
             if sample.ttft_ms is not None:
                 self._open.pop(sample.key, None)
-            elif sample.key and (sample.key in self._open or len(self._open) < MAX_OPEN):
-                self._open[sample.key] = sample.duration_ms
+            elif sample.key:
+                self._note_open(sample)
             return False
         self._open.pop(sample.key, None)
         kind = outcome(sample)
@@ -124,6 +141,25 @@ class Arm:
             # Whoever left without a byte had waited at least that long; leaving them out would praise a slow canary.
             self._note(Metric.TTFT, sample.duration_ms if sample.ttft_ms is None else sample.ttft_ms)
         return True
+
+    def _note_open(self, sample: Sample) -> None:
+        began_s = sample.heard_s - sample.duration_ms / 1000.0
+        known = self._open.get(sample.key)
+        if known is not None:
+            known.began_s, known.heard_s = min(known.began_s, began_s), sample.heard_s
+            return
+        if len(self._open) >= MAX_OPEN and self._heard_s - self._swept_s > SILENT_S:
+            self._swept_s = self._heard_s
+            self._open = {key: one for key, one in self._open.items() if self._is_heard(one)}
+        if len(self._open) < MAX_OPEN:
+            self._open[sample.key] = _Open(began_s, sample.heard_s)
+
+    def _is_heard(self, one: _Open) -> bool:
+        return self._heard_s - one.heard_s <= SILENT_S
+
+    def _ages_ms(self) -> list[float]:
+        """How long requests without a first byte wait, at the last entry of this arm."""
+        return [1000.0 * (self._heard_s - one.began_s) for one in self._open.values() if self._is_heard(one)]
 
     def _note(self, metric: Metric, value_ms: float) -> None:
         self.histograms[metric][buckets.bucket(value_ms)] += 1
@@ -144,14 +180,14 @@ class Arm:
         if metric is not Metric.TTFT or not self._open:
             return counted
         result = counted.copy()
-        for age_ms in self._open.values():
+        for age_ms in self._ages_ms():
             result[buckets.bucket(age_ms)] += 1
         return result
 
     @property
     def waiting(self) -> int:
         """Requests that run and have no byte of an answer yet, as far as the access log told."""
-        return len(self._open)
+        return len(self._ages_ms())
 
     def record(self) -> ArmRecord:
         """As it is saved. Requests that still run are not: they tell of themselves again."""
