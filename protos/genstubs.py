@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 
-PACKAGES = ("envoy", "xds", "google.rpc", "udpa", "validate")
+PACKAGES = ("envoy", "xds", "google.rpc", "opentelemetry", "udpa", "validate")
 IMPORT = re.compile(
     rf"^\s*(?:from\s+((?:{'|'.join(PACKAGES)})[\w.]*)\s+import\s+\(?([\w\s,]+)|import\s+((?:{'|'.join(PACKAGES)})[\w.]*))",
     re.MULTILINE,

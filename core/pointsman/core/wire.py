@@ -81,6 +81,9 @@ VARIANT_UNAVAILABLE: Final = "variant-unavailable"
 PICKER_CLUSTER: Final = "pointsman-picker"
 """Name of the Envoy cluster that reaches ext_proc and ALS."""
 
+COLLECTOR_CLUSTER: Final = "pointsman-collector"
+"""Name of the Envoy cluster that reaches the collector of traces."""
+
 XDS_CLUSTER: Final = "pointsman-xds"
 """Name of the bootstrap's cluster that reaches the control plane."""
 

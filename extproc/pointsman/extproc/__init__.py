@@ -19,6 +19,7 @@ from pointsman.extproc.pick import PickPolicy
 from pointsman.extproc.picker import Picker, PickerStats
 from pointsman.extproc.scrape import ScrapeOptions, Scraper
 from pointsman.extproc.server import add_services
+from pointsman.extproc.tracing import PickTracer
 
 __all__ = [
     "Admission",
@@ -28,6 +29,7 @@ __all__ = [
     "Objective",
     "PickPolicy",
     "PickRequest",
+    "PickTracer",
     "Picker",
     "PickerStats",
     "ScrapeOptions",

@@ -17,11 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from pointsman.core.errors import PeerError
 from pointsman.core.wire import PROFILE_HEADER, PROFILE_SINGLE
+from pointsman.extproc.decision import Decision
 from pointsman.extproc.exchange import Exchange
 from pointsman.extproc.feedback import Feedback, entries
 from pointsman.extproc.metrics import PickerMetrics
 from pointsman.extproc.picker import Picker
 from pointsman.extproc.request import Body, crowd_of, is_heavy, read_body
+from pointsman.extproc.tracing import PickTracer
 
 READERS = 2
 """Threads that read large bodies: they share the interpreter with the event loop, so more would only hold it up more
@@ -44,15 +46,17 @@ def add_services(
     default_pool: str = "",
     readers: Executor | None = None,
     on_feedback: Callable[[Feedback], None] | None = None,
+    tracer: PickTracer | None = None,
 ) -> None:
     """Register both services on `server`, before it starts, and their metrics on `registry`.
 
     `default_pool` is for gateways of others that do not say which pool a request is for. `readers` read the bodies
     that take long; by default `READERS` threads that are shared by all streams. `on_feedback` hears every access log
-    entry after the picker, with what its account knew (`InFlight.told`); it returns at once.
+    entry after the picker, with what its account knew (`InFlight.told`); it returns at once. `tracer`: makes a span of
+    each pick whose trace is sampled; None: no pick is traced.
     """
     readers = readers or ThreadPoolExecutor(READERS, thread_name_prefix="pointsman-reader")
-    shell = _Shell(picker, PickerMetrics(registry, picker), default_pool, readers, on_feedback)
+    shell = _Shell(picker, PickerMetrics(registry, picker), default_pool, readers, on_feedback, tracer=tracer)
     server.add_generic_rpc_handlers(
         (
             _ProcessHandler(shell),
@@ -107,12 +111,15 @@ class _Shell:
         default_pool: str,
         readers: Executor,
         on_feedback: Callable[[Feedback], None] | None,
+        *,
+        tracer: PickTracer | None,
     ) -> None:
         self._picker = picker
         self._metrics = metrics
         self._default_pool = default_pool
         self._readers = readers
         self._on_feedback = on_feedback
+        self._tracer = tracer
 
     async def process(self, messages: AsyncIterator[ext_proc.ProcessingRequest], context: Context) -> None:
         """One ext_proc stream: one HTTP request. Returning ends it with OK, which lets Envoy go on."""
@@ -126,7 +133,7 @@ class _Shell:
                 read = await self._read(exchange, message)
                 answers = exchange.receive(message, read)
                 if exchange.decision is not None and exchange.decision is not before:
-                    self._metrics.picked(exchange.decision, time.perf_counter() - began_s)
+                    self._picked(exchange.decision, time.perf_counter() - began_s, context)
                 for answer in answers:
                     await context.write(answer)
         except PeerError as error:
@@ -147,8 +154,15 @@ class _Shell:
         finally:
             exchange.closed()
         if exchange.decision is not None:
-            self._metrics.picked(exchange.decision, time.perf_counter() - began_s)
+            self._picked(exchange.decision, time.perf_counter() - began_s, context)
         return answers[0]
+
+    def _picked(self, decision: Decision, took_s: float, context: Context) -> None:
+        self._metrics.picked(decision, took_s)
+        if self._tracer is not None:
+            parent = self._tracer.parent(context.invocation_metadata())
+            if parent is not None:
+                self._tracer.picked(parent, decision, took_s)
 
     async def _abort(self, context: Context, error: PeerError) -> NoReturn:
         self._metrics.stream_error()

@@ -17,7 +17,7 @@ What others call (everything else may change):
 from pointsman.xds.bootstrap import bootstrap, gateway_secrets
 from pointsman.xds.build import BuildCache, BuildOptions, build_resources
 from pointsman.xds.convergence import Convergence
-from pointsman.xds.generate.options import GatewayTls
+from pointsman.xds.generate.options import GatewayTls, GatewayTracing
 from pointsman.xds.limits import GatewayLimits
 from pointsman.xds.render import render, static_bootstrap
 from pointsman.xds.resources import Resource, Resources
@@ -29,6 +29,7 @@ __all__ = [
     "Convergence",
     "GatewayLimits",
     "GatewayTls",
+    "GatewayTracing",
     "Resource",
     "Resources",
     "XdsServer",

@@ -14,6 +14,7 @@ from pointsman.xds.generate.endpoints import GroupPart, group_part, load_assignm
 from pointsman.xds.generate.listeners import listener_name, listener_resource
 from pointsman.xds.generate.options import BuildOptions
 from pointsman.xds.generate.routes import RouteParts, clusters_of, route_config, route_config_name, route_parts
+from pointsman.xds.generate.tracing import collector_cluster
 from pointsman.xds.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, Resources, by_name, make_resource
 
 __all__ = ["BuildCache", "BuildOptions", "build_resources"]
@@ -64,11 +65,11 @@ def build_resources(
     """
     memory = cache if cache is not None else BuildCache()
     known = {site.name: site for site in sites}
-    picker = memory.get((CLUSTER, None), options, partial(_picker, options))
+    own = memory.get((CLUSTER, None), options, partial(_own_clusters, options))
     pools = gateway.pools
     listeners = gateway.listeners
     made = {
-        CLUSTER: (picker, *(_cluster(pool, options, memory) for pool in pools)),
+        CLUSTER: (*own, *(_cluster(pool, options, memory) for pool in pools)),
         ENDPOINT: tuple(_assignment(pool, known, memory) for pool in pools),
         LISTENER: tuple(_listener(gateway, listener, options, memory) for listener in listeners),
         ROUTE: tuple(_routes(gateway, listener, options, memory) for listener in listeners),
@@ -82,8 +83,13 @@ def build_resources(
     return resources
 
 
-def _picker(options: BuildOptions) -> Resource:
-    return make_resource(CLUSTER, wire.PICKER_CLUSTER, picker_cluster(options))
+def _own_clusters(options: BuildOptions) -> tuple[Resource, ...]:
+    """What a gateway reaches beside its pools."""
+    picker = make_resource(CLUSTER, wire.PICKER_CLUSTER, picker_cluster(options))
+    if options.tracing is None:
+        return (picker,)
+    collector = collector_cluster(options, options.tracing)
+    return (picker, make_resource(CLUSTER, wire.COLLECTOR_CLUSTER, collector))
 
 
 def _cluster(pool: Pool, options: BuildOptions, memory: BuildCache) -> Resource:
@@ -132,6 +138,7 @@ def _assignment(pool: Pool, sites: dict[str, Site], memory: BuildCache) -> Resou
 
 def _listener(gateway: Gateway, listener: Listener, options: BuildOptions, memory: BuildCache) -> Resource:
     name = listener_name(gateway, listener)
+    own = [wire.PICKER_CLUSTER] if options.tracing is None else [wire.PICKER_CLUSTER, wire.COLLECTOR_CLUSTER]
     terms = (gateway.receive_timeout_ms, gateway.trusted_hops)
     inputs = (listener.address, listener.port, terms, options)  # no rules: a weight change must never touch a listener
     return memory.get(
@@ -141,7 +148,7 @@ def _listener(gateway: Gateway, listener: Listener, options: BuildOptions, memor
             LISTENER,
             name,
             listener_resource(gateway, listener, options),
-            [(ROUTE, route_config_name(gateway, listener)), (CLUSTER, wire.PICKER_CLUSTER)],
+            [(ROUTE, route_config_name(gateway, listener)), *((CLUSTER, name) for name in own)],
         ),
     )
 

@@ -28,6 +28,7 @@ from pointsman.core.model import Gateway, Listener
 from pointsman.xds.generate.options import BuildOptions
 from pointsman.xds.generate.pieces import GATEWAY_ERROR, ads, any_of, boolean, extension, ms, socket, u32
 from pointsman.xds.generate.routes import BUFFER, EXT_PROC, VARIANT_NAMESPACE, route_config_name
+from pointsman.xds.generate.tracing import fill_tracing
 
 HCM: Final = "envoy.filters.network.http_connection_manager"
 ROUTER: Final = "envoy.filters.http.router"
@@ -107,6 +108,8 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
     manager.http_filters.add(name=ROUTER, typed_config=router)
     # No rule takes CONNECT, and a tunnel's body has no end for which the filters could wait: it is answered at once.
     manager.upgrade_configs.add(upgrade_type="CONNECT").filters.add(name=ROUTER, typed_config=router)
+    if options.tracing is not None:
+        fill_tracing(manager, gateway.name, options.tracing)
     manager.access_log.append(_access_log(options))
     manager.access_log_options.access_log_flush_interval.CopyFrom(ms(options.access_log_flush_interval_ms))
     manager.local_reply_config.CopyFrom(_local_replies())

@@ -21,6 +21,21 @@ class GatewayTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayTracing:
+    """Where a gateway sends the spans of requests (OTLP over gRPC, plaintext), and how many.
+
+    `ratio` (0 to 1) is the share of traces that are sampled; with `follow_parent` only of those that begin here, while
+    a request that brings a `traceparent` keeps what its sender decided.
+    """
+
+    collector_address: str
+    collector_port: int
+    service_name: str = "pointsman-gateway"
+    ratio: float = 1.0
+    follow_parent: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
     """Settings of the generated Envoy configuration. Times are milliseconds, sizes are bytes.
 
@@ -73,6 +88,7 @@ class BuildOptions:
         2,000 entries a second, some 6 % of a core.
 
     Rest:
+        `tracing`: gateways trace requests; None: they don't.
         `initial_fetch_timeout_ms`: how long Envoy waits for an assignment or a route configuration before it goes on
         without (Envoy's own default, written out because a longer wait would let one bad resource hold up the rest).
         `stream_idle_timeout_ms`: for requests that match no rule.
@@ -114,6 +130,7 @@ class BuildOptions:
     als_flush_ms: int = 50
     access_log_flush_interval_ms: int = 500
 
+    tracing: GatewayTracing | None = None
     initial_fetch_timeout_ms: int = 15_000
     stream_idle_timeout_ms: int = 300_000
     receive_timeout_ms: int = 300_000
