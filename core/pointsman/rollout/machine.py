@@ -14,49 +14,44 @@ from typing import Final
 
 import msgspec
 
-from pointsman.core.model import TOTAL_WEIGHT
 from pointsman.rollout.analysis import CheckResult, Verdict
-from pointsman.rollout.spec import Mode, OnNoData, RolloutSpec, Strategy
+from pointsman.rollout.moves import (
+    WAITS,
+    Result,
+    abort,
+    all_in,
+    begin,
+    complete,
+    enter,
+    is_dry,
+    running,
+    wait,
+    weights,
+)
+from pointsman.rollout.orders import obey
+from pointsman.rollout.spec import Mode, OnNoData, RolloutSpec
 from pointsman.rollout.state import (
     Command,
     Effect,
     Event,
-    NewEvidence,
     Phase,
     Programmed,
     Report,
-    RolloutError,
-    SetWeight,
     SpecChanged,
     State,
     Tick,
-    Verb,
 )
 from pointsman.rollout.words import percent, seconds
 
-Result = tuple[State, list[Effect]]
+__all__ = ["begin", "resume", "step"]
 
 MAX_GAP_INTERVALS: Final = 3.0
 """A longer silence between two ticks (a restart, a frozen process, a clock that was set) does not count as watched."""
 
-WAITS: Final = "waits for"
-DRY: Final = "a dry run: no weight is set"
-
-
-def begin(spec: RolloutSpec, now_s: float, *, attempt: int = 1, why: str = "") -> Result:
-    """A new rollout at its first step; one that the manifest pauses waits before it, at weight 0."""
-    state = State(spec=spec, attempt=attempt, started_s=now_s, changed_s=now_s, ticked_s=now_s)
-    if spec.paused:
-        state = msgspec.structs.replace(
-            state, phase=Phase.PAUSED, begun=False, programmed=_is_dry(spec), why="paused by the manifest (spec.paused)"
-        )
-        return state, [Report(what="paused", why=state.why), NewEvidence(), *_weights(state)]
-    return _enter(state, 0, now_s, why or "the rollout began")
-
 
 def resume(state: State) -> list[Effect]:
     """What is to be done after a restart: the saved weight is put in force again, and nothing else."""
-    return _weights(state)
+    return weights(state)
 
 
 def step(state: State, event: Event, now_s: float) -> Result:
@@ -73,7 +68,7 @@ def step(state: State, event: Event, now_s: float) -> Result:
         case SpecChanged():
             return _spec_changed(state, event.spec, now_s)
         case Command():
-            return _command(state, event, now_s)
+            return obey(state, event, now_s)
 
 
 def _tick(state: State, tick: Tick, now_s: float) -> Result:
@@ -83,16 +78,16 @@ def _tick(state: State, tick: Tick, now_s: float) -> Result:
         return msgspec.structs.replace(state, ticked_s=now_s), []  # what it ended with stays to be read
     state = msgspec.structs.replace(state, ticked_s=now_s, results=tick.results)
     if not state.begun:
-        return (state, []) if state.spec.paused else _enter(state, 0, now_s, "the rollout began")
+        return (state, []) if state.spec.paused else enter(state, 0, now_s, "the rollout began")
     if state.programmed:
         state = msgspec.structs.replace(state, observed_s=state.observed_s + watched_s, requests=tick.requests)
         state = _judged(state, tick.results)
     if (failed := _failed(state)) is not None:
         why = f"check {failed.name} failed: {failed.why}"
         if state.spec.mode is not Mode.MANUAL:
-            return _abort(state, now_s, why, "")
+            return abort(state, now_s, why, "")
         if not state.approved:
-            return _wait(state, Phase.PAUSED, now_s, f"{why}; mode Manual: `abort` rolls back")
+            return wait(state, Phase.PAUSED, now_s, f"{why}; mode Manual: `abort` rolls back")
     return _advance(state, tick, now_s)
 
 
@@ -127,16 +122,16 @@ def _advance(state: State, tick: Tick, now_s: float) -> Result:
     if keeps is not None:
         phase, why = keeps
         if phase is Phase.ABORTING:
-            return _abort(state, now_s, why, "")
-        return _wait(state, phase, now_s, why)
+            return abort(state, now_s, why, "")
+        return wait(state, phase, now_s, why)
     if state.last_step:
-        return _complete(state, now_s)
+        return complete(state, now_s)
     if tick.room is not None and tick.room.verdict is not Verdict.GOOD:
         weight = percent(state.spec.steps[state.step + 1].weight)
-        return _wait(state, Phase.HOLDING, now_s, f"no room for {weight}: {tick.room.why}")
+        return wait(state, Phase.HOLDING, now_s, f"no room for {weight}: {tick.room.why}")
     if state.spec.capacity is not None and tick.room is None:
-        return _wait(state, Phase.HOLDING, now_s, "the canary's capacity is not known")
-    return _enter(state, state.step + 1, now_s, _passed_because(state))
+        return wait(state, Phase.HOLDING, now_s, "the canary's capacity is not known")
+    return enter(state, state.step + 1, now_s, _passed_because(state))
 
 
 def _passed_because(state: State) -> str:
@@ -149,19 +144,19 @@ def _passed_because(state: State) -> str:
 
 def _keeps(state: State) -> tuple[Phase, str] | None:
     """What the rollout waits for, and the phase to wait in; None when it may go on."""
-    running = _running(state)
+    onward = running(state)
     if (stopped := _stopped(state)) is not None:
         return Phase.PAUSED, stopped
     if not state.programmed:
-        return running, state.why if state.why.startswith(WAITS) else f"{WAITS} gateways"
+        return onward, state.why if state.why.startswith(WAITS) else f"{WAITS} gateways"
     if state.approved:
         return None
     if (wanted := _wants_person(state)) is not None:
         return Phase.PAUSED, wanted
     left_s = state.current.pause_s - state.observed_s
     if left_s > 0:
-        return running, f"{seconds(left_s)} of the step are left"
-    return _lacks(state, running)
+        return onward, f"{seconds(left_s)} of the step are left"
+    return _lacks(state, onward)
 
 
 def _stopped(state: State) -> str | None:
@@ -173,19 +168,19 @@ def _stopped(state: State) -> str | None:
 def _wants_person(state: State) -> str | None:
     if state.current.manual:
         return "the step waits for `promote`"
-    if state.spec.mode is Mode.MANUAL and not (state.last_step and _all_in(state)):
+    if state.spec.mode is Mode.MANUAL and not (state.last_step and all_in(state)):
         return "mode Manual: waits for `promote`"
     return None
 
 
-def _lacks(state: State, running: Phase) -> tuple[Phase, str] | None:
+def _lacks(state: State, onward: Phase) -> tuple[Phase, str] | None:
     """What is missing although the step's time is over."""
     spec, current = state.spec, state.current
-    if _all_in(state) and not current.pause_s and not current.min_requests:
+    if all_in(state) and not current.pause_s and not current.min_requests:
         return None  # nobody asked for it to be watched at 100 %
     if state.streaks:
         name = next(iter(state.streaks))
-        return running, f"check {name} is bad, {state.streaks[name]} in a row"
+        return onward, f"check {name} is bad, {state.streaks[name]} in a row"
     lacks = [] if spec.on_no_data is OnNoData.CONTINUE else _open_checks(state)
     if state.requests < current.min_requests:
         lacks.insert(0, f"{state.requests} of {current.min_requests} requests")
@@ -211,63 +206,6 @@ def _applies(state: State, name: str) -> bool:
     """Nothing is asked of a canary that has no requests by design: a step of weight 0 looks at outside checks only."""
     asked_of_requests = {check.name for check in state.spec.request_checks}
     return state.weight > 0 or name not in asked_of_requests
-
-
-def _enter(state: State, number: int, now_s: float, why: str) -> Result:
-    weight = state.spec.steps[number].weight
-    site = state.spec.steps[number].site
-    place = f"step {number + 1} of {len(state.spec.steps)}, {percent(weight)}" + (f" at {site}" if site else "")
-    state = msgspec.structs.replace(
-        state,
-        phase=_running(msgspec.structs.replace(state, step=number)),
-        begun=True,
-        step=number,
-        weight=weight,
-        programmed=_is_dry(state.spec),
-        observed_s=0.0,
-        requests=0,
-        approved="",
-        passed=(),
-        streaks={},
-        results=(),
-        why=DRY if _is_dry(state.spec) else f"{WAITS} gateways",
-        changed_s=now_s,
-    )
-    return state, [Report(what=place, why=why), NewEvidence(), *_weights(state)]
-
-
-def _complete(state: State, now_s: float) -> Result:
-    shadow = state.spec.strategy is Strategy.SHADOW
-    why = "the shadow run is over, nothing is mirrored any more" if shadow else "the canary has all requests"
-    if _is_dry(state.spec):
-        why = "the dry run would have given the canary all requests"
-    state = msgspec.structs.replace(
-        state, phase=Phase.COMPLETED, weight=0 if shadow else state.weight, why=why, changed_s=now_s, streaks={}
-    )
-    return state, [Report(what="completed", why=why), *(_weights(state) if shadow else [])]
-
-
-def _abort(state: State, now_s: float, why: str, by: str) -> Result:
-    state = msgspec.structs.replace(
-        state,
-        phase=Phase.ABORTED if _is_dry(state.spec) else Phase.ABORTING,
-        begun=True,
-        weight=min(state.weight, state.spec.abort_weight),
-        programmed=_is_dry(state.spec),
-        late=False,
-        approved="",
-        held_by="",
-        why=why,
-        changed_s=now_s,
-    )
-    return state, [Report(what="rolled back", why=why, by=by), *_weights(state)]
-
-
-def _wait(state: State, phase: Phase, now_s: float, why: str) -> Result:
-    if state.phase is phase:
-        return msgspec.structs.replace(state, why=why), []
-    told: list[Effect] = [Report(what=phase.value.lower(), why=why)] if phase in {Phase.PAUSED, Phase.HOLDING} else []
-    return msgspec.structs.replace(state, phase=phase, why=why, changed_s=now_s), told
 
 
 def _programmed(state: State, event: Programmed, now_s: float) -> Result:
@@ -299,15 +237,15 @@ def _but(state: State, why: str) -> str:
 
 
 def _spec_changed(state: State, spec: RolloutSpec, now_s: float) -> Result:
-    if _is_dry(spec) and not _is_dry(state.spec) and state.weight and spec.identity == state.spec.identity:
+    if is_dry(spec) and not is_dry(state.spec) and state.weight and spec.identity == state.spec.identity:
         # Real weights are in force, and nobody asked for another change of them: the next rollout will be dry.
         spec = msgspec.structs.replace(spec, mode=state.spec.mode)
     if spec == state.spec:
         return state, []
     if spec.identity != state.spec.identity:
         return begin(spec, now_s, why="the policy names another release")
-    if _is_dry(spec) is not _is_dry(state.spec):
-        return begin(spec, now_s, why="a dry run" if _is_dry(spec) else "the dry run is over")
+    if is_dry(spec) is not is_dry(state.spec):
+        return begin(spec, now_s, why="a dry run" if is_dry(spec) else "the dry run is over")
     return _edited(state, spec, now_s)
 
 
@@ -319,7 +257,7 @@ def _edited(state: State, spec: RolloutSpec, now_s: float) -> Result:
         there = [(i, one.weight) for i, one in enumerate(spec.steps) if one.site == site]
         fitting = [i for i, weight in there if weight <= state.weight]
         changed = msgspec.structs.replace(state, spec=spec)
-        return _enter(changed, fitting[-1] if fitting else there[0][0], now_s, "the steps were edited")
+        return enter(changed, fitting[-1] if fitting else there[0][0], now_s, "the steps were edited")
     kept = {check.name for check in spec.checks if _same_check(state.spec, spec, check.name)}
     state = msgspec.structs.replace(
         state,
@@ -334,79 +272,3 @@ def _edited(state: State, spec: RolloutSpec, now_s: float) -> Result:
 def _same_check(before: RolloutSpec, after: RolloutSpec, name: str) -> bool:
     old = next((check for check in before.checks if check.name == name), None)
     return old == next((check for check in after.checks if check.name == name), None)
-
-
-def _command(state: State, command: Command, now_s: float) -> Result:
-    said = f"{command.verb.value} by {command.by}" + (f": {command.reason}" if command.reason else "")
-    match command.verb:
-        case Verb.ABORT:
-            _need(state.active, state, "abort", "`undo` takes a completed one back")
-            return _abort(state, now_s, said, command.by)
-        case Verb.UNDO:
-            _need(state.phase not in {Phase.ABORTED, Phase.ABORTING}, state, "undo", "`retry` starts again")
-            _need(state.spec.strategy is not Strategy.SHADOW or state.active, state, "undo", "it left nothing behind")
-            return _abort(state, now_s, said, command.by)
-        case Verb.RETRY:
-            _need(state.phase is Phase.ABORTED, state, "retry", "only an aborted one can be tried again")
-            return begin(state.spec, now_s, attempt=state.attempt + 1, why=said)
-        case Verb.PAUSE:
-            _need(state.active, state, "pause", "it does not change any more")
-            held = msgspec.structs.replace(state, held_by=command.by, approved="")
-            return _told(_wait(held, Phase.PAUSED, now_s, said), said, command.by)
-        case Verb.RESUME:
-            _need(state.active, state, "resume", "`retry` starts an aborted one again")
-            if state.spec.paused:
-                raise RolloutError("the manifest pauses this rollout: set spec.paused to false there")
-            _need(bool(state.held_by), state, "resume", "nobody paused it; `promote` ends a step that waits")
-            free = msgspec.structs.replace(state, held_by="", phase=_running(state), why=said, changed_s=now_s)
-            return free, [Report(what="resumed", why=said, by=command.by)]
-        case Verb.PROMOTE | Verb.PROMOTE_FULL:
-            return _promote(state, command, said, now_s)
-
-
-def _promote(state: State, command: Command, said: str, now_s: float) -> Result:
-    _need(state.active, state, "promote", "`retry` starts an aborted one again")
-    if state.spec.paused:
-        raise RolloutError("the manifest pauses this rollout: set spec.paused to false there")
-    if command.verb is Verb.PROMOTE_FULL and not state.last_step:
-        free = msgspec.structs.replace(state, held_by="")
-        return _told(_enter(free, len(state.spec.steps) - 1, now_s, said), said, command.by)
-    approved = msgspec.structs.replace(
-        state,
-        approved=said,
-        held_by="",
-        phase=_running(state),
-        why=said,
-        changed_s=now_s,
-    )
-    return approved, [Report(what="promoted", why=said, by=command.by)]
-
-
-def _told(result: Result, said: str, by: str) -> Result:
-    state, effects = result
-    reports = [effect for effect in effects if isinstance(effect, Report)]
-    named: list[Effect] = [Report(what=reports[0].what if reports else "noted", why=said, by=by)]
-    return state, named + [effect for effect in effects if not isinstance(effect, Report)]
-
-
-def _need(condition: bool, state: State, verb: str, mend: str) -> None:
-    if not condition:
-        raise RolloutError(f"{state.spec.name} is {state.phase.value}: it can't {verb}; {mend}")
-
-
-def _weights(state: State) -> list[Effect]:
-    return [] if _is_dry(state.spec) else [SetWeight(weight=state.weight)]
-
-
-def _is_dry(spec: RolloutSpec) -> bool:
-    return spec.mode is Mode.DRY_RUN
-
-
-def _all_in(state: State) -> bool:
-    """Whether the canary has all requests, if there are sites those of its site."""
-    return state.spec.strategy is not Strategy.SHADOW and state.current.weight == TOTAL_WEIGHT
-
-
-def _running(state: State) -> Phase:
-    """The phase of a step that nothing keeps."""
-    return Phase.PROMOTING if _all_in(state) and state.last_step else Phase.PROGRESSING
