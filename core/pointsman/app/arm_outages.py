@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from pointsman.app.operations import Operations
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.clock import Clock
 from pointsman.core.config import Manifests
 from pointsman.core.config.route_annotations import OnUnavailable, route_terms
@@ -68,7 +69,7 @@ class ArmOutages:
 
     def _scraped_s(self, name: str) -> float:
         """When an endpoint of a pool last answered a scrape (monotonic)."""
-        pool = next((one for one in self._plan.pools if one.name == name), None)
+        pool = next((one for one in self._plan.pools if one.name == whole_pool(name)), None)
         table = self._picker.table
         rows = [row for e in (pool.endpoints() if pool else ()) if (row := table.row(e.key)) is not None]
         return max((float(table.seen_at_s[row]) for row in rows), default=float("-inf"))

@@ -21,9 +21,9 @@ from pointsman.app.failover_samples import samples
 from pointsman.app.failover_status import FailoverMetrics, Json, failover_json
 from pointsman.app.leadership import Leadership
 from pointsman.app.operations import Operations, Sites
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.change import Signature
 from pointsman.core.clock import Clock
-from pointsman.core.compile.residency import base_pool
 from pointsman.core.config import Manifests
 from pointsman.core.model import Plan
 from pointsman.core.store import StateError, StateFolder
@@ -135,7 +135,7 @@ class Failover:
 
     def feedback(self, entry: Feedback) -> None:
         """Take in an access log entry. Called for every request: it looks up and adds."""
-        run = self._owner.get(base_pool(entry.cluster))
+        run = self._owner.get(whole_pool(entry.cluster))
         if run is None:
             return
         for member, sample in samples(entry, self._members, self._clock.monotonic_s()):
@@ -319,7 +319,7 @@ class Failover:
     def _waiting(self, now_s: float) -> dict[Member, list[Waiting]]:
         found: dict[Member, list[Waiting]] = {}
         for one in self._silent():
-            member = self._members.get((base_pool(one.pool), one.endpoint))
+            member = self._members.get((whole_pool(one.pool), one.endpoint))
             if member is not None:
                 found.setdefault(member, []).append(
                     Waiting(

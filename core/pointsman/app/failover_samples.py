@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from pointsman.core.compile.residency import base_pool
+from pointsman.core.arm_names import whole_pool
 from pointsman.extproc import Feedback
 from pointsman.failover.model import Member, Sample
 from pointsman.failover.record import Second
@@ -57,7 +57,7 @@ def samples(entry: Feedback, members: Members, now_s: float) -> Iterator[tuple[M
 
     Of a forwarded entry only that time is news.
     """
-    pool = base_pool(entry.cluster)
+    pool = whole_pool(entry.cluster)
     slow = entry.ttft_ms if entry.expected_ms is not None and entry.streaming is not False else None
     if not entry.ended or entry.forwarded:
         member = members.get((pool, entry.upstream))

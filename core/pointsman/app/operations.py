@@ -14,10 +14,10 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.audit import AuditLog
 from pointsman.core.change import Decided, Signature, WeightChange, decide
 from pointsman.core.clock import Clock
-from pointsman.core.compile.residency import base_pool
 from pointsman.core.model import Plan, Split
 from pointsman.core.overlay import Overlay, RuleOverlay, SiteOverlay
 from pointsman.core.store import OVERLAY_FILE, StateError, StateFolder, read_overlay, write_overlay
@@ -214,7 +214,7 @@ class Operations:
         deadline_s = self._clock.monotonic_s() + timeout_s
         missing: set[str] = set()
         for gateway in self._current().gateways:
-            if any(base_pool(pool.name) in pools for pool in gateway.pools):
+            if any(whole_pool(pool.name) in pools for pool in gateway.pools):
                 stand = await self._xds().wait_acked(gateway.name, max(0.0, deadline_s - self._clock.monotonic_s()))
                 missing |= stand.pending | stand.rejected
         return tuple(sorted(missing))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pointsman.core import defaults
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.buckets import moved, redrawn, shifted
 from pointsman.core.model import TOTAL_WEIGHT, Gateway, Health, Plan, Pool, Rule
 from pointsman.xds import BuildOptions, build_resources
@@ -119,8 +120,8 @@ class _Load:
             }
 
     def warnings(self) -> Iterator[str]:
-        """Why arms could not carry their share."""
-        for name, weight in self.totals.items():
+        """Why pools could not carry the share of their arms."""
+        for name, weight in self._carried().items():
             if not weight:
                 continue
             share = f"{weight / 100:g} %"
@@ -134,20 +135,28 @@ class _Load:
                 yield f"{name} would get {what}, while its sites have room for {room}"
 
     def _needed(self, name: str) -> float:
-        return self.concurrent * self.totals[name] / TOTAL_WEIGHT
+        return self.concurrent * self._carried()[whole_pool(name)] / TOTAL_WEIGHT
+
+    def _carried(self) -> dict[str, int]:
+        """Shares by whole pool: arms that are models of one pool have the same endpoints."""
+        found: dict[str, int] = {}
+        for name, weight in self.totals.items():
+            found[whole_pool(name)] = found.get(whole_pool(name), 0) + weight
+        return found
 
     def _pool(self, name: str) -> Pool:
-        return next((pool for pool in self.plan.pools if pool.name == name), Pool(name=name))
+        return next((pool for pool in self.plan.pools if pool.name == whole_pool(name)), Pool(name=name))
 
     def _ready(self, name: str) -> int:
         return sum(endpoint.health in _READY for endpoint in self._pool(name).endpoints())
 
     def _crowding(self, name: str) -> float:
         """Load of an endpoint of the pool in relation to the mean over all endpoints whose arms get anything."""
-        ready = {other: self._ready(other) for other, weight in self.totals.items() if weight}
-        if not ready.get(name):
+        carried, pool = self._carried(), whole_pool(name)
+        ready = {other: self._ready(other) for other, weight in carried.items() if weight}
+        if not ready.get(pool):
             return 0.0
-        return self.totals[name] / ready[name] * sum(ready.values()) / sum(self.totals.values())
+        return carried[pool] / ready[pool] * sum(ready.values()) / sum(carried.values())
 
     def _room(self, name: str) -> int:
         """Requests at once that a pool may get: its part of what its sites carry, 0 where a site does not say."""

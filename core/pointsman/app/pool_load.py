@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.model import Health, Plan
 from pointsman.extproc import Picker
 from pointsman.rollout.capacity import PoolLoad
@@ -13,7 +14,7 @@ _TAKES_REQUESTS = frozenset({Health.UNKNOWN, Health.HEALTHY, Health.DEGRADED})
 
 def pool_load(plan: Plan | None, picker: Picker, name: str) -> PoolLoad:
     """The load of a pool; its KV caches count as unknown while one endpoint's is."""
-    pool = next((one for one in plan.pools if one.name == name), None) if plan else None
+    pool = next((one for one in plan.pools if one.name == whole_pool(name)), None) if plan else None
     endpoints = [e for e in pool.endpoints() if e.health in _TAKES_REQUESTS] if pool else []
     table = picker.table
     rows = [row for e in endpoints if (row := table.row(e.key)) is not None]

@@ -14,6 +14,7 @@ from pointsman.app.hypothetical import with_arm
 from pointsman.app.tls import Certificates
 from pointsman.app.version import VERSION
 from pointsman.app.workers.supervisor import PickerWorkers
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.clock import Clock
 from pointsman.core.compile.residency import DIRECT, base_pool, required_by
 from pointsman.core.errors import ConfigError, PointsmanError
@@ -139,7 +140,7 @@ class FleetStatus:
             return decision
         plan = self._holder.plan or Plan()
         known = {*decision["filtered"], *(one["endpoint"] for one in decision["candidates"])}
-        every = [e.key for one in plan.pools if one.name == pool for e in one.endpoints()]
+        every = [e.key for one in plan.pools if one.name == whole_pool(pool) for e in one.endpoints()]
         why = "loop" if DIRECT in required_by(decision["pool"]) else "residency"
         forbidden = {key: why for key in every if key not in known}
         return {**decision, "filtered": {**decision["filtered"], **forbidden}}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.clock import Clock
 from pointsman.core.model import Plan
 from pointsman.extproc.feedback import Feedback
@@ -58,7 +59,7 @@ class Traffic:
         if not entry.ended:
             return
         slot = self._slot()
-        key = (entry.cluster, entry.upstream)
+        key = (whole_pool(entry.cluster), entry.upstream)
         if key not in slot.served and len(slot.served) >= MOST_KEYS:
             key = NOWHERE
         slot.served[key] += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.errors import Problem
 
 Json = dict[str, Any]
@@ -71,9 +72,9 @@ def _pool(
         "model": pool["model"],
         "protocol": pool["protocol"],
         "weights": [
-            {"rule": split["rule"], "weight": split["effective"][name]}
+            {"rule": split["rule"], "weight": sum(ours)}
             for split in splits
-            if name in split["effective"]
+            if (ours := [share for arm, share in split["effective"].items() if whole_pool(arm) == name])
         ],
         "rollout": next((_rollout(one) | {"role": role} for one in rollouts if (role := _role(one, name))), None),
         "groups": {
@@ -84,7 +85,7 @@ def _pool(
 
 
 def _role(rollout: Json, pool: str) -> str:
-    return next((role for role in ("canary", "stable") if rollout.get(role) == pool), "")
+    return next((role for role in ("canary", "stable") if whole_pool(rollout.get(role, "")) == pool), "")
 
 
 def _endpoint(endpoint: Json, pool: str, served: Mapping[tuple[str, str], int], total: int) -> Json:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from pointsman.core.arm_names import short_names
 from pointsman.core.compile.weights import normalise
 from pointsman.core.errors import PointsmanError
 from pointsman.core.model import Mirror, Plan, Split
@@ -128,7 +129,8 @@ def resolve(plan: Plan, target: str, overlay: Overlay | None = None) -> str:
 
 
 def pool_names(split: Split, weights: Mapping[str, int]) -> dict[str, int]:
-    """Weights with the short names of pools written out: `canary` is the arm "namespace/canary".
+    """Weights with the short names of pools written out: `canary` is the arm "namespace/canary", and a model that
+    requests are renamed to is the arm of that.
 
     Raises:
         ChangeError: a name is no arm of the rule, or may be several.
@@ -136,7 +138,7 @@ def pool_names(split: Split, weights: Mapping[str, int]) -> dict[str, int]:
     found: dict[str, int] = {}
     pools = list(dict.fromkeys(arm.pool for arm in split.arms))
     for name, weight in weights.items():
-        meant = [pool for pool in pools if name in {pool, pool.rpartition("/")[2]}]
+        meant = [pool for pool in pools if name == pool or name in short_names(pool)]
         if len(meant) != 1 or meant[0] in found:
             what = "is named twice" if meant and meant[0] in found else "may be several arms" if meant else "is no arm"
             raise ChangeError(Refusal.INVALID, f"{name} {what} of {split.rule}; its arms are {_listed(pools)}")

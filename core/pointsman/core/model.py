@@ -210,6 +210,18 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRewrite:
+    """What the `model` of a request's body becomes (InferenceModelRewrite).
+
+    `model` "": any that no other entry of its pool names. `targets` are (name, share in 1/10,000) in the order of their
+    arms; with several, which one it is depends on the arm, and where no arm was chosen on the shares.
+    """
+
+    model: str
+    targets: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Interchangeable endpoints that serve one model at one or more sites: one EDS cluster (design D5)."""
 
@@ -222,6 +234,7 @@ class Pool:
     objectives: tuple[Objective, ...] = ()
     shed_after_ms: float | None = None  # expected TTFT past which what can be shed is; None: as the picker likes
     health: HealthPolicy | None = None  # None: as the gateways' options say
+    rewrites: tuple[ModelRewrite, ...] = ()  # sorted by model
 
     @property
     def cluster_name(self) -> str:

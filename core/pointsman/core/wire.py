@@ -59,6 +59,10 @@ OBJECTIVE_HEADER: Final = "x-gateway-inference-objective"
 ATTRIBUTE_OBJECTIVE: Final = f"request.headers['{OBJECTIVE_HEADER}']"
 """The InferenceObjective that a request names (Endpoint Picker Protocol)."""
 
+MODEL_REWRITE_HEADERS: Final = ("x-gateway-model-name-rewrite", "x-llm-d-model-name-rewrite")
+"""Request headers that say which model a request is renamed to (Endpoint Picker Protocol; the newer name is llm-d's).
+A filter of a route that sets one chooses the target; what clients send in them is not heeded."""
+
 REQUEST_ATTRIBUTES: Final = (
     ATTRIBUTE_CLUSTER,
     ATTRIBUTE_ROUTE,

@@ -142,5 +142,28 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "kind": "`InferencePool`.",
         "name": "Name of a pool in the same namespace.",
     },
+    "rewrite_kinds.InferenceModelRewrite": {"spec": "The pool, and what its requests are renamed to."},
+    "rewrite_kinds.InferenceModelRewriteSpec": {
+        "poolRef": "The pool or fleet whose requests are renamed.",
+        "rules": "An exact match comes before a rule without matches, then the older manifest, then the first rule. "
+        "One rule of all manifests of a pool may have several targets.",
+    },
+    "rewrite_kinds.RewritePoolRef": {
+        "group": "`pointsman.dev` for an InferenceFleet.",
+        "kind": "What it is.",
+        "name": "Name in the same namespace. A fleet does not take over the rewrites of its pools.",
+    },
+    "rewrite_kinds.RewriteRule": {
+        "matches": "Any of them may fit; without any the rule holds for every model that is not named elsewhere.",
+        "targets": "Several: each is an arm of every HTTPRoute rule that names the pool, in this order (list the "
+        "canary first).",
+    },
+    "rewrite_kinds.RewriteMatch": {"model": "The `model` of a request's body."},
+    "rewrite_kinds.ModelMatch": {"type": "`Exact`.", "value": "The name that clients send."},
+    "rewrite_kinds.TargetModel": {
+        "modelRewrite": "The name that the model servers get.",
+        "weight": "Share in relation to the other targets; for all targets of a rule or for none "
+        "(then they are equal).",
+    },
 }
 """Struct → field → meaning."""

@@ -71,6 +71,10 @@ NOTES: Final[dict[str, str]] = {
     "ArmWithoutWeight": "An arm is new since weights were set at run time and gets nothing until they name it.",
     "FellBack": "All arms of the rule are down, and it does what the next wider rule does.",
     "MirrorVanished": "The pool that requests are mirrored to is gone.",
+    "ModelsNotRenamed": "The rule's calls are gRPC, whose bodies are not read: an InferenceModelRewrite of the pool "
+    "changes nothing there.",
+    "ModelsNotRenamedWithoutPicker": "A pool with an InferenceModelRewrite fails open: while the picker is away, "
+    "requests keep the models that clients wrote. With `FailClose` they get 503 then.",
     "OverlayDropped": "Weights that were set fit no arm any more: those of the manifest hold.",
     "PoolVanished": "A weight is set for a pool that is no arm any more.",
     "RuleVanished": "Weights are set for a rule that is gone; they hold again if it comes back. `pointsman weights "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pointsman.core.compile.assignments import Assigned
+from pointsman.core.compile.rewrites import also_unavailable
 from pointsman.core.compile.weights import normalise
 from pointsman.core.config.route_annotations import OnUnavailable
 from pointsman.core.model import TOTAL_WEIGHT, Health, Mirror, Note, Pool, Split, SplitArm, WeightedPool
@@ -21,13 +22,14 @@ _READY = frozenset({Health.UNKNOWN, Health.HEALTHY, Health.DEGRADED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """What lies over the manifests of routes: the overlay, the pools there are, those that cannot serve and why, and
-    whom policies assign."""
+    """What lies over the manifests of routes: the overlay, the pools there are, those that cannot serve and why, whom
+    policies assign, and the pools whose requests are renamed."""
 
     overlay: Overlay = EMPTY
     pools: frozenset[str] = frozenset()
     unavailable: Mapping[str, str] = field(default_factory=dict)
     assignments: tuple[Assigned, ...] = ()
+    rewritten: Mapping[str, Pool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +46,13 @@ def layer_of(pools: Iterable[Pool], overlay: Overlay, assignments: tuple[Assigne
     """The layer for these pools."""
     all_pools = {pool.name: pool for pool in pools}
     found = {name: reason for name, pool in all_pools.items() if (reason := _unavailable(pool))}
+    rewritten = {name: pool for name, pool in all_pools.items() if pool.rewrites}
     return Layer(
         overlay=overlay,
         pools=frozenset(all_pools),
-        unavailable={**dict.fromkeys(overlay.unavailable, FOUND_DOWN), **found},
+        unavailable=also_unavailable({**dict.fromkeys(overlay.unavailable, FOUND_DOWN), **found}, rewritten),
         assignments=assignments,
+        rewritten=rewritten,
     )
 
 

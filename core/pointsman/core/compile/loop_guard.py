@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Final
 
 from pointsman.core import wire
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.compile.precedence import RankedRule
-from pointsman.core.compile.residency import DIRECT, MARK, Places, base_pool, narrowed, required_by
+from pointsman.core.compile.residency import DIRECT, MARK, Places, narrowed, required_by
 from pointsman.core.model import HeaderEdit, MatchType, PickProfile, Rule, StringMatch
 
 STATUS: Final = 508
@@ -29,7 +30,7 @@ def guard(ranked: Iterable[RankedRule], places: Places) -> tuple[RankedRule, ...
 
 def _guarded(rule: Rule, places: Places) -> Iterator[Rule]:
     works = any(arm.weight for arm in rule.arms)
-    if not works or not any(places.has_gateway(base_pool(pool), required_by(pool)) for pool in rule.pools()):
+    if not works or not any(places.has_gateway(whole_pool(pool), required_by(pool)) for pool in rule.pools()):
         yield rule
         return
     match = replace(rule.match, headers=(*rule.match.headers, _TRAVELLED))

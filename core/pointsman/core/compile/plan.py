@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pointsman.core.arm_names import target_of, whole_pool
 from pointsman.core.compile.arms import layer_of, vanished_rules
 from pointsman.core.compile.assignments import assignments_of
 from pointsman.core.compile.fleets import Expanded, Shape, expand
@@ -15,6 +16,7 @@ from pointsman.core.compile.options_health import retry_policies, with_retries
 from pointsman.core.compile.pools import compile_pool, compile_site, site_order
 from pointsman.core.compile.precedence import RankedRule
 from pointsman.core.compile.residency import DIRECT, base_pool, bind, narrow, places_of, required_by
+from pointsman.core.compile.rewrites import as_arm, rewrites_of
 from pointsman.core.compile.rules import CompiledRoute, compile_route
 from pointsman.core.config.attachment import listeners_of
 from pointsman.core.config.check_pools import pool_key
@@ -126,7 +128,8 @@ def _pools(names: set[str], expanded: Expanded, order: dict[str, int], overlay: 
         slices.setdefault(pool_key(one), []).append(one)
     policies = leading_policies(manifests)
     tiers = {name: site_tiers(policy, manifests.sites) for name, policy in policies.items()}
-    whole = {base_pool(name) for name in names}
+    rewrites = rewrites_of(manifests.rewrites)
+    whole = {whole_pool(name) for name in names}
     compiled = {
         pool.key: compile_pool(
             pool,
@@ -139,10 +142,13 @@ def _pools(names: set[str], expanded: Expanded, order: dict[str, int], overlay: 
             policy=policies.get(pool.key),
             shape=shapes.get(pool.key, Shape()),
             remote=expanded.remote,
+            rewrites=rewrites.get(pool.key, ()),
         )
         for pool in manifests.pools
         if pool.key in whole
     }
+    arms = {base_pool(name) for name in names} - compiled.keys()
+    compiled |= {name: as_arm(compiled[whole_pool(name)], target_of(name)) for name in arms}
     tags = {
         site.name: frozenset(site.spec.jurisdictions) | (frozenset() if site.name in expanded.remote else {DIRECT})
         for site in manifests.sites

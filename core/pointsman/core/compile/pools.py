@@ -22,6 +22,7 @@ from pointsman.core.model import (
     Health,
     Hop,
     Locality,
+    ModelRewrite,
     Objective,
     Pool,
     Site,
@@ -85,9 +86,11 @@ def compile_pool(
     policy: FailoverPolicy | None = None,
     shape: Shape = _NO_SHAPE,
     remote: frozenset[str] = frozenset(),
+    rewrites: tuple[ModelRewrite, ...] = (),
 ) -> Pool:
     """A pool with the endpoints of its `slices` grouped by site; `order` gives the sites' ranks, `tiers` their tiers,
-    `policy` leads the pool, `shape` is that of a fleet, `remote` are the sites that are reached through their gateways.
+    `policy` leads the pool, `shape` is that of a fleet, `remote` are the sites that are reached through their gateways,
+    `rewrites` what its requests are renamed to.
 
     Sites that were found unfit to serve come last, then counts the tier, then whether a site still ramps, then its
     rank. Priorities have no gaps (Envoy wants it): a site without endpoints of this pool is passed over.
@@ -128,6 +131,7 @@ def compile_pool(
         model=manifest.metadata.annotations.get(meta.MODEL, ""),
         objectives=tuple(_objective(one) for one in objectives if one.pool == manifest.key),
         shed_after_ms=pool_annotations.milliseconds(pool_annotations.SHED_AFTER, manifest.metadata.annotations),
+        rewrites=rewrites,
     )
 
 

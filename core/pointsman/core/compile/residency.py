@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pointsman.core.arm_names import NARROWED_MARK, whole_pool
 from pointsman.core.compile.precedence import RankedRule
 from pointsman.core.compile.weights import normalise
 from pointsman.core.config.route_annotations import RouteTerms
 from pointsman.core.model import MatchType, PickProfile, Pool, Rule, Site, StringMatch, WeightedPool
 
-MARK: Final = "@"
+MARK: Final = NARROWED_MARK
 """Between a pool and what it is narrowed to: in neither a namespace nor a name."""
 JOIN: Final = "+"
 DIRECT: Final = "~local"
@@ -59,7 +60,7 @@ def places_of(pools: Iterable[Pool], sites: Iterable[Site]) -> Places:
 
 
 def base_pool(name: str) -> str:
-    """The pool that a narrowed one comes from; other names as they are."""
+    """The pool, or the arm of one of its models, that a narrowed one comes from; other names as they are."""
     return name.partition(MARK)[0]
 
 
@@ -136,9 +137,9 @@ def narrowed(rule: Rule, required: Tags, places: Places) -> Rule | None:
     for pool in rule.pools():
         bound = (required | required_by(pool)) - {DIRECT}
         # A pool without a gateway is the same with and without the guard: one cluster does for both.
-        guarded = DIRECT in required and places.has_gateway(base_pool(pool), bound)
+        guarded = DIRECT in required and places.has_gateway(whole_pool(pool), bound)
         whole[pool] = bound | {DIRECT} if guarded else bound
-    serves = {pool: tags == required_by(pool) or places.serves(base_pool(pool), tags) for pool, tags in whole.items()}
+    serves = {pool: tags == required_by(pool) or places.serves(whole_pool(pool), tags) for pool, tags in whole.items()}
     names = {pool: narrowed_name(base_pool(pool), tags) for pool, tags in whole.items()}
     weights = [arm.weight if serves[arm.pool] else 0 for arm in rule.arms]
     if not any(weights):

@@ -9,6 +9,7 @@ from pointsman.core.compile.arms import Layer, Settled, settle
 from pointsman.core.compile.assignments import terms_for
 from pointsman.core.compile.experiments import fall_back, reject_unknown
 from pointsman.core.compile.precedence import Origin, Rank, RankedRule
+from pointsman.core.compile.rewrites import rewrite_notes, spread
 from pointsman.core.compile.weights import normalise
 from pointsman.core.config.route_annotations import RouteTerms, route_terms
 from pointsman.core.config.route_kinds import (
@@ -73,7 +74,11 @@ def compile_route(route: Route, layer: Layer) -> CompiledRoute:
     notes: list[Note] = []
     for index, rule in enumerate(route.spec.rules):
         rule_id = f"{route.kind}/{route.key}/{_rule_name(rule, index)}"
-        settled = settle(rule_id, _arms(route, rule.backend_refs), layer, terms.on_unavailable)
+        declared = _arms(route, rule.backend_refs)
+        notes += rewrite_notes(rule_id, declared, layer.rewritten)
+        if isinstance(rule, HTTPRule):
+            declared = spread(rule, declared, layer.rewritten)
+        settled = settle(rule_id, declared, layer, terms.on_unavailable)
         pools = [arm.pool for arm in settled.arms]
         ours = terms_for(layer.assignments, f"{route.kind}/{route.key}", rule.name, pools, terms)
         written += _ranked(_Place(route, rule, index, rule_id), settled, ours)

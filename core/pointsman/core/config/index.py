@@ -17,6 +17,7 @@ from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.operation_kinds import TrafficOperation
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
+from pointsman.core.config.rewrite_kinds import InferenceModelRewrite
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
 from pointsman.core.errors import Problem
 
@@ -56,6 +57,7 @@ class Index:
     sites: dict[str, Item[Site]] = field(default_factory=dict)
     rollout_policies: dict[str, Item[RolloutPolicy]] = field(default_factory=dict)
     objectives: dict[str, Item[InferenceObjective]] = field(default_factory=dict)
+    rewrites: dict[str, Item[InferenceModelRewrite]] = field(default_factory=dict)
     failover_policies: dict[str, Item[FailoverPolicy]] = field(default_factory=dict)
     operations: dict[str, Item[TrafficOperation]] = field(default_factory=dict)
     fleets: dict[str, Item[InferenceFleet]] = field(default_factory=dict)
@@ -86,6 +88,7 @@ def build_index(items: Iterable[Item[Any]], broken: set[tuple[str, str]], proble
         Site: index.sites,
         RolloutPolicy: index.rollout_policies,
         InferenceObjective: index.objectives,
+        InferenceModelRewrite: index.rewrites,
         FailoverPolicy: index.failover_policies,
         TrafficOperation: index.operations,
         InferenceFleet: index.fleets,

@@ -15,6 +15,7 @@ from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.operation_kinds import TrafficOperation
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
+from pointsman.core.config.rewrite_kinds import InferenceModelRewrite
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
 from pointsman.core.config.schema import suggest
 from pointsman.core.errors import Problem
@@ -66,14 +67,20 @@ GROUPS: dict[str, Group] = {
     ),
     "gateway.networking.x-k8s.io": Group({}, {}, frozenset({"XListenerSet", "XBackendTrafficPolicy", "XMesh"})),
     "inference.networking.x-k8s.io": Group(
-        {"InferenceObjective": InferenceObjective, "InferencePoolImport": InferencePoolImport},
-        {"InferenceObjective": ("v1alpha2",), "InferencePoolImport": ("v1alpha1",)},
-        frozenset({"InferenceModelRewrite"}),
+        {
+            "InferenceObjective": InferenceObjective,
+            "InferenceModelRewrite": InferenceModelRewrite,
+            "InferencePoolImport": InferencePoolImport,
+        },
+        {
+            "InferenceObjective": ("v1alpha2",),
+            "InferenceModelRewrite": ("v1alpha2",),
+            "InferencePoolImport": ("v1alpha1",),
+        },
     ),
     "llm-d.ai": Group(
-        {"InferenceObjective": InferenceObjective},
-        {"InferenceObjective": ("v1alpha2",)},
-        frozenset({"InferenceModelRewrite"}),
+        {"InferenceObjective": InferenceObjective, "InferenceModelRewrite": InferenceModelRewrite},
+        {"InferenceObjective": ("v1alpha2",), "InferenceModelRewrite": ("v1alpha2",)},
     ),
 }
 CLUSTER_SCOPED = frozenset(

@@ -9,6 +9,7 @@ from pointsman.core.config.check_fleets import check_fleets
 from pointsman.core.config.check_gateways import check_gateways, drop_foreign_gateways
 from pointsman.core.config.check_policies import check_policies
 from pointsman.core.config.check_pools import check_own_names, check_pools, drop_service_slices
+from pointsman.core.config.check_rewrites import check_rewrites
 from pointsman.core.config.check_routes import check_routes
 from pointsman.core.config.document import Document
 from pointsman.core.config.index import Index, Item, build_index
@@ -55,7 +56,7 @@ def validate(source: Source) -> Manifests:
     problems += check_own_names(items)
     if not source.problems:  # a file that can't be read may hold what the others refer to
         problems += [*check_gateways(index), *check_pools(index), *check_routes(index), *check_policies(index)]
-        problems += [*check_failover(index), *check_fleets(index)]
+        problems += [*check_failover(index), *check_fleets(index), *check_rewrites(index)]
     if problems:
         raise ConfigError(problems)
     return _manifests(index, ignored)
@@ -75,6 +76,7 @@ def _manifests(index: Index, ignored: list[Ignored]) -> Manifests:
         failover_policies=tuple(item.object for item in index.failover_policies.values()),
         operations=tuple(item.object for item in index.operations.values()),
         objectives=tuple(item.object for item in index.objectives.values()),
+        rewrites=tuple(item.object for item in index.rewrites.values()),
         fleets=tuple(item.object for item in index.fleets.values()),
         imports=tuple(item.object for item in index.imports.values()),
         ignored=tuple(sorted(ignored)),

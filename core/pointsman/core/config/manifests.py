@@ -12,6 +12,7 @@ from pointsman.core.config.objective_kinds import InferenceObjective
 from pointsman.core.config.operation_kinds import TrafficOperation
 from pointsman.core.config.policy_kinds import RolloutPolicy
 from pointsman.core.config.pool_kinds import EndpointSlice, InferencePool, Site
+from pointsman.core.config.rewrite_kinds import InferenceModelRewrite
 from pointsman.core.config.route_kinds import GRPCRoute, HTTPRoute
 
 
@@ -46,6 +47,7 @@ class Manifests:
     failover_policies: tuple[FailoverPolicy, ...] = ()
     operations: tuple[TrafficOperation, ...] = ()
     objectives: tuple[InferenceObjective, ...] = ()
+    rewrites: tuple[InferenceModelRewrite, ...] = ()
     fleets: tuple[InferenceFleet, ...] = ()
     imports: tuple[InferencePoolImport, ...] = ()
     ignored: tuple[Ignored, ...] = ()

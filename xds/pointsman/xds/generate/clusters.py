@@ -17,7 +17,7 @@ from envoy.type.v3 import percent_pb2, range_pb2
 from google.protobuf import any_pb2, wrappers_pb2
 
 from pointsman.core import wire
-from pointsman.core.compile.residency import base_pool
+from pointsman.core.arm_names import whole_pool
 from pointsman.core.model import AppProtocol, HealthPolicy, Pool, UpstreamTls
 from pointsman.xds.generate.options import BuildOptions, GatewayTls
 from pointsman.xds.generate.pieces import ads, any_of, extension, is_ip, metadata_key, ms, set_header, socket, u32
@@ -180,7 +180,7 @@ def _health_check(pool: Pool, health: HealthPolicy) -> health_check_pb2.HealthCh
     check = health_check_pb2.HealthCheck()
     _probe_times(check, health)
     # Cluster names hold a slash and more, which is no host name; Envoy would send it as one.
-    host = ".".join(reversed(base_pool(pool.name).replace(":", "-").split("/")))
+    host = ".".join(reversed(whole_pool(pool.name).replace(":", "-").split("/")))
     # A gateway that is probed asks its own endpoints, and not the gateway that probes it.
     travelled = [set_header(wire.HOPS_HEADER, "1")] if any(group.hop for group in pool.groups) else []
     if pool.app_protocol is AppProtocol.H2C:

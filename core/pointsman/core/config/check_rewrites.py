@@ -1,0 +1,68 @@
+"""Rules between InferenceModelRewrites, their pools, and routes that choose one of their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pointsman.core import wire
+from pointsman.core.config.document import Path, shown
+from pointsman.core.config.index import Index, Item, suggest_key
+from pointsman.core.config.rewrite_kinds import InferenceModelRewrite
+from pointsman.core.config.route_kinds import Filter, HTTPRoute
+from pointsman.core.config.schema import suggest
+from pointsman.core.errors import Problem
+
+
+def check_rewrites(index: Index) -> Iterator[Problem]:
+    """Everything that is wrong with what rewrites refer to, and with what refers to their targets."""
+    split: dict[str, tuple[str, frozenset[str]]] = {}
+    for item in index.rewrites.values():
+        yield from _pool(index, item)
+        for position, rule in enumerate(item.object.spec.rules):
+            if len(rule.targets) < 2:
+                continue
+            path: Path = ("spec", "rules", position, "targets")
+            pool = item.object.pool
+            if pool in split:
+                what = f"a second rule of pool {pool} has several targets, and which arm a request gets is drawn once"
+                yield item.problem(path, what, f"the other is at {split[pool][0]}; keep one target here")
+            else:
+                split[pool] = (item.place(path), frozenset(one.model_rewrite for one in rule.targets))
+    targets = {pool: names for pool, (_, names) in split.items()}
+    for route in index.http_routes.values():
+        yield from _chosen(route, targets)
+
+
+def pinned(filters: tuple[Filter, ...]) -> tuple[Path, str] | None:
+    """The target that filters choose, with the place of its name below them; None where they choose none."""
+    for number, one in enumerate(filters):
+        modifier = one.request_header_modifier
+        for index, header in enumerate(modifier.set if modifier is not None else ()):
+            if header.name.lower() in wire.MODEL_REWRITE_HEADERS:
+                return (number, "requestHeaderModifier", "set", index, "value"), header.value
+    return None
+
+
+def _pool(index: Index, item: Item[InferenceModelRewrite]) -> Iterator[Problem]:
+    ref, key = item.object.spec.pool_ref, item.object.pool
+    known = index.fleets.keys() if ref.kind == "InferenceFleet" else index.pools.keys()
+    if key not in known and not index.is_broken(ref.kind, key):
+        mend = suggest_key(key, known, ref.kind)
+        yield item.problem(("spec", "poolRef", "name"), f"no {ref.kind} {shown(key)}", mend)
+
+
+def _chosen(item: Item[HTTPRoute], targets: dict[str, frozenset[str]]) -> Iterator[Problem]:
+    """A filter that chooses a target names one that the pool has."""
+    for number, rule in enumerate(item.object.spec.rules):
+        for arm, ref in enumerate(rule.backend_refs):
+            known = targets.get(ref.pool_of(item.object.namespace))
+            base: Path = ("spec", "rules", number, "backendRefs", arm, "filters")
+            found = pinned(ref.filters)
+            if found is None:
+                base, found = ("spec", "rules", number, "filters"), pinned(rule.filters)
+            if known is None or found is None:
+                continue
+            path, name = found
+            if name not in known:
+                what = f"{shown(name)} is no target of pool {ref.pool_of(item.object.namespace)}"
+                yield item.problem((*base, *path), what, suggest(name, known))
