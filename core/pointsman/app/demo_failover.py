@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -27,9 +28,11 @@ SAY_S: Final = 0.5
 HOME_S: Final = 1.0
 """It is at home again when for this long nine of ten answers come from there."""
 LIMIT_S: Final = 60.0
-WAY_BACK: Final = WayBack(healthy_for="2s", hold_down="3s")
+WAY_BACK: Final = WayBack(healthy_for="1s", hold_down="2s")
 """Nobody wants to watch the minutes that a real site waits."""
-GONE_S: Final = 2.5
+GONE_S: Final = 2.0
+"""The loss is watched for so long at least, and until a whole second has gone well, but not for longer than this."""
+GONE_LIMIT_S: Final = 10.0
 
 
 class DemoError(PointsmanError):
@@ -58,10 +61,11 @@ async def tell(folder: Path, say: Callable[[str], None]) -> bool:
         say(_figures(run))
 
         say(f"The replicas of {a} start again. By its policy it must stay well and wait some seconds:")
-        await fleet.heal()
-        await story.until_at(a)
+        await asyncio.gather(fleet.heal(), story.until_at(a))
         failed = story.failed()
-        say(f"  {a} serves again; {failed} of {len(watch.seen)} requests failed in the whole story\n")
+        say(f"  {a} serves again; {failed.total()} of {len(watch.seen)} requests failed in the whole story\n")
+        for error, count in failed.most_common(3):
+            say(f"  {count} times: {error}")
     say(f"{a} → {b} → {a}: {time.monotonic() - began_s:.0f} s.")
     return not run.counts.failed and not failed
 
@@ -75,8 +79,9 @@ class _Story:
         self._say = say
         self._began_s = time.monotonic()
 
-    def failed(self) -> int:
-        return sum(outcome(seen) is Outcome.FAILED for seen in self._watch.seen)
+    def failed(self) -> Counter[str]:
+        """Why requests failed, and how many."""
+        return Counter(seen.error or "cut off" for seen in self._watch.seen if outcome(seen) is Outcome.FAILED)
 
     async def until_at(self, site: str) -> None:
         """Wait until `site` serves, and tell who serves in the meantime."""
@@ -97,29 +102,29 @@ class _Story:
         """Kill all replicas of a site, watch what clients get, and judge it."""
         before = [seen for seen in self._watch.seen if seen.start_s > time.monotonic() - HOME_S]
         fault_s = said_s = time.monotonic()
-        await self._fleet.kill_replicas(site)
-        while time.monotonic() < fault_s + GONE_S:
-            await asyncio.sleep(0.1)
-            if time.monotonic() > said_s + SAY_S:
-                said_s = time.monotonic()
-                self._tell(fault_s)
-        end_s = min(self._watch.oldest_s, time.monotonic())
-        run, _ = judge.judge(
-            Evidence(
-                kind="crash-all-primaries",
-                site=site,
-                number=1,
-                began_s=fault_s,
-                fault_s=fault_s,
-                end_s=end_s,
-                before=before,
-                after=[seen for seen in self._watch.seen if seen.end_s >= fault_s],
-                avoid=tuple(self._fleet.sites[site].place.replicas),
-                record={},
-                site_of=self._fleet.site_of,
-            )
+        evidence = Evidence(
+            kind="crash-all-primaries",
+            site=site,
+            number=1,
+            began_s=fault_s,
+            fault_s=fault_s,
+            end_s=fault_s,
+            before=before,
+            avoid=tuple(self._fleet.sites[site].place.replicas),
+            record={},
+            site_of=self._fleet.site_of,
         )
-        return run
+        await self._fleet.kill_replicas(site)
+        while True:
+            await asyncio.sleep(0.1)
+            now_s = time.monotonic()
+            if now_s > said_s + SAY_S:
+                said_s = now_s
+                self._tell(fault_s)
+            after = [seen for seen in self._watch.seen if seen.end_s >= fault_s]
+            evidence = replace(evidence, after=after, end_s=min(self._watch.oldest_s, now_s))
+            if now_s > fault_s + GONE_LIMIT_S or (now_s > fault_s + GONE_S and judge.over(evidence)):
+                return judge.judge(evidence)[0]
 
     def _lately(self, since_s: float) -> Counter[str]:
         return Counter(self._name(seen) for seen in self._watch.seen if seen.end_s >= since_s)
