@@ -36,6 +36,7 @@ from pointsman.app.rollouts import Rollouts
 from pointsman.app.status import FleetStatus
 from pointsman.app.stream_age import StreamAge, connection_options
 from pointsman.app.tls import Certificates
+from pointsman.app.tracing import Tracing
 from pointsman.app.traffic import Traffic
 from pointsman.app.traffic_operations import TrafficOperations
 from pointsman.app.workers.supervisor import PickerWorkers
@@ -84,6 +85,8 @@ class ControlPlane:
         outbox = Outbox()
         instance = secrets.token_hex(4)  # a pick of an earlier life or of a peer must not be taken for one of ours
         self.picker = Picker(self._clock, policy=options.policy, instance=instance, outbox=outbox)
+        self._tracing = Tracing(options.tracing, self.registry, instance, picks=not options.picker_workers)
+        self._compile_plan = self._tracing.timed("compile", compile_plan)
         self.gossip = GossipNode(
             self.picker, GossipState(instance, time.time_ns()), outbox, self._clock, on_outcome=self._on_feedback
         )
@@ -184,9 +187,15 @@ class ControlPlane:
             await admin.start()
             self.admin_url = admin.url
             self._publish(plan)
+            await stack.enter_async_context(self._tracing.running(self.holder, self.xds))
             if self.workers is not None:
                 await self.workers.ready()
-            watcher = ConfigWatcher(options.config, on_good=self._on_manifests, on_bad=self._on_bad)
+            watcher = ConfigWatcher(
+                options.config,
+                on_good=self._tracing.reload(self._on_manifests),
+                on_bad=self._on_bad,
+                on_change=self._tracing.noticed,
+            )
             self._run_beside(stack, "configuration watcher", watcher.run())
             self._run_beside(stack, "state folder watcher", self.operations.follow())
             self._run_beside(stack, "rollouts", self.rollouts.run())
@@ -233,6 +242,7 @@ class ControlPlane:
                 picker_standbys=tuple(standbys),
                 picker_tls=None if self.tls is None else GatewayTls(),
                 picker_health_check=True,
+                tracing=self._tracing.gateways(),
             ),
             self.registry,
             allowed=guard.gateways if guard else None,
@@ -249,6 +259,7 @@ class ControlPlane:
                 self.registry,
                 default_pool=options.default_pool,
                 on_feedback=self._on_feedback,
+                tracer=self._tracing.picks,
             )
             add_health(server, self.holder, self.health)
         add_gossip(server, self.gossip)
@@ -274,6 +285,7 @@ class ControlPlane:
                 gossip=self.gossip,
                 tls=None if self.tls is None else self.tls.content,
                 trust_domain=options.trust_domain,
+                tracing=options.tracing,
             )
         )
         if self.tls is not None:
@@ -316,11 +328,11 @@ class ControlPlane:
         stack.push_async_callback(stop)
 
     def _compile(self, overlay: Overlay) -> Plan:
-        return compile_plan(self._manifests, overlay)
+        return self._compile_plan(self._manifests, overlay)
 
     def _on_manifests(self, manifests: Manifests) -> None:
         try:
-            plan = compile_plan(manifests, self.operations.overlay)
+            plan = self._compile_plan(manifests, self.operations.overlay)
         except ConfigError as error:
             self._on_bad(error)
             return

@@ -9,6 +9,7 @@ from pointsman.app.admin_token import read_token
 from pointsman.app.ports import PortError, Wanted, is_loopback, is_wildcard
 from pointsman.app.stream_age import STREAM_AGE_S
 from pointsman.app.tls import TlsFiles
+from pointsman.app.tracing_options import TracingOptions
 from pointsman.core import defaults
 from pointsman.extproc import PickPolicy
 
@@ -41,6 +42,7 @@ class ControlPlaneOptions:
     default_pool: str = ""
     picker_workers: int = 0
     picker_peers: tuple[tuple[str, int], ...] = ()
+    tracing: TracingOptions | None = None
 
     def wanted_ports(self) -> list[Wanted]:
         """The addresses that the control plane itself listens on."""

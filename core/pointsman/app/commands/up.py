@@ -11,6 +11,7 @@ from prometheus_client import disable_created_metrics
 
 from pointsman.app.banner import banner
 from pointsman.app.commands.shared import host_port, refuse
+from pointsman.app.commands.tracing import chosen_tracing, tracing_flags
 from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.logs import configure_logs
 from pointsman.app.stream_age import STREAM_AGE_S
@@ -111,6 +112,7 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
     show_default=True,
     help="Memory past which each Envoy that is started here refuses requests.",
 )
+@tracing_flags
 @click.option("--xds-protocol", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True)
 @click.option(
     "--ready-file",
@@ -168,6 +170,7 @@ async def _up(
     max_heap_mib: int,
     xds_protocol: str,
     ready_file: Path | None,
+    **tracing: Any,
 ) -> None:
     tls = _tls_files(tls_cert, tls_key, tls_client_ca)
     if tls is not None and not no_envoy:
@@ -190,6 +193,7 @@ async def _up(
             picker_peers=picker_peers,
             policy=PickPolicy(policy),
             default_pool=default_pool,
+            tracing=chosen_tracing(**tracing),
         ),
         state=state,
         simulate=simulate,

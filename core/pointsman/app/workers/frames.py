@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from pointsman.app.tls import Content
+from pointsman.app.tracing_options import TracingOptions
 from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
@@ -36,6 +37,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     default_pool: str = ""
     guarded: bool = False
     trust_domain: str = ""
+    tracing: TracingOptions | None = None
     calibrate: bool = True
     log_level: str = "info"
     log_format: str = "auto"

@@ -25,6 +25,7 @@ from pointsman.app.grpc_options import SHARED_PORT_OPTIONS, STOP_GRACE_S
 from pointsman.app.identity import Guard
 from pointsman.app.logs import configure_logs
 from pointsman.app.tls import Content, following_credentials
+from pointsman.app.tracing_picks import PickTracing
 from pointsman.app.workers import frames
 from pointsman.app.workers.samples import families_of
 from pointsman.core.clock import SystemClock
@@ -68,6 +69,7 @@ class Worker:
             calibrate=options.calibrate,
             outbox=outbox,
         )
+        self._tracing = PickTracing(options.tracing, self._registry, instance)
         self._heard: list[Feedback] = []
         self._certificates: Content | None = None
         self._node = GossipNode(
@@ -88,7 +90,8 @@ class Worker:
         """
         shells = (self._node.run(), self._gossip(self._link), self._samples(), self._feedback(), self._silent())
         try:
-            await together(self._follow(reader), *shells)
+            async with self._tracing.running():
+                await together(self._follow(reader), *shells)
         finally:
             if self._health is not None:
                 self._health.drain()
@@ -138,6 +141,7 @@ class Worker:
             self._registry,
             default_pool=options.default_pool,
             on_feedback=self._heard.append,
+            tracer=self._tracing.tracer,
         )
         self._health = add_health(server, self._holder)
         address = f"[{options.address}]" if ":" in options.address else options.address

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from pointsman.app.ports import PortError
 from pointsman.app.processes import ChildProcess, start_child
 from pointsman.app.tls import Content
+from pointsman.app.tracing_options import TracingOptions
 from pointsman.app.workers import frames
 from pointsman.app.workers.samples import WorkerMetrics
 from pointsman.core.clock import SystemClock
@@ -100,6 +101,7 @@ class PickerWorkers:
         on_feedback: Callable[[Feedback], None] | None = None,
         tls: Content | None = None,
         trust_domain: str = "",
+        tracing: TracingOptions | None = None,
         log_level: str = "info",
         log_format: str = "auto",
     ) -> None:
@@ -121,6 +123,7 @@ class PickerWorkers:
             default_pool=default_pool,
             guarded=tls is not None,
             trust_domain=trust_domain,
+            tracing=tracing,
             calibrate=calibrate,
             log_level=log_level,
             log_format=log_format,

@@ -51,7 +51,7 @@ class ConfigWatcher:
 
     Both are plain functions on the event loop and return at once. After `on_bad` nothing has changed: whoever got
     Manifests before goes on with them. Manifests that equal the last ones are not reported again, unless an error
-    was reported in between.
+    was reported in between. `on_change` is called when files have changed, before they are read.
     """
 
     def __init__(
@@ -60,11 +60,13 @@ class ConfigWatcher:
         *,
         on_good: Callable[[Manifests], None],
         on_bad: Callable[[ConfigError], None],
+        on_change: Callable[[], None] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._folder = folder
         self._on_good = on_good
         self._on_bad = on_bad
+        self._on_change = on_change
         self._poll_s = poll_s
         self._last: Outcome | None = None
 
@@ -74,6 +76,8 @@ class ConfigWatcher:
         self._report(outcome)
         async for _ in self._ticks():
             if await asyncio.to_thread(fingerprint, self._folder) != seen:
+                if self._on_change is not None:
+                    self._on_change()
                 await self._quiet()
                 seen, outcome = await asyncio.to_thread(load_settled, self._folder)
                 self._report(outcome)
