@@ -111,4 +111,4 @@ def test_a_control_plane_that_is_not_there_is_told() -> None:
     for words in (["status"], ["explain", "x"], ["xds", "acks"], ["apply", "-f", str(ROOT / "examples/two-sites")]):
         result = CliRunner().invoke(main, [*words, "--admin", "http://127.0.0.1:9"])
         assert result.exit_code == 1
-        assert "no answer from the control plane at http://127.0.0.1:9" in result.output
+        assert "no control plane listens at http://127.0.0.1:9" in result.output

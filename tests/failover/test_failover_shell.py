@@ -305,7 +305,7 @@ async def test_a_disk_that_hangs_keeps_nobody_from_looking_and_deciding(
 async def test_what_is_no_text_is_refused(tmp_path: Path, place: bytes) -> None:
     async with running(Plane(tmp_path)) as plane:
         application = web.Application()
-        add_failover_routes(application, plane.failover, SystemClock(), authenticated=False)
+        add_failover_routes(application, plane.failover, SystemClock())
         async with TestClient(TestServer(application)) as client:
             headers = {"content-type": "application/json"}
             async with client.post("/api/v1/failover/drain", data=place, headers=headers) as answer:
@@ -318,7 +318,7 @@ async def test_a_site_is_not_left_because_of_one_endpoint(tmp_path: Path, action
     async with running(Plane(tmp_path)) as plane:
         await plane.failover.leading()
         application = web.Application()
-        add_failover_routes(application, plane.failover, SystemClock(), authenticated=False)
+        add_failover_routes(application, plane.failover, SystemClock())
         async with TestClient(TestServer(application)) as client:
             body = {"endpoint": plane.plan.pools[0].groups[0].endpoints[0].key, "reason": "r"}
             async with client.post(f"/api/v1/failover/{action}", json=body) as answer:

@@ -153,7 +153,10 @@ def test_an_old_ca_may_stay_beside_a_new_one(files: TlsFiles, ca: TrialCa, tmp_p
 async def test_new_files_are_taken_and_shown(files: TlsFiles, ca: TrialCa) -> None:
     registry, clock = CollectorRegistry(), ManualClock(wall_s=SystemClock().wall_s())
     held = Certificates(files, registry, clock)
-    context = held.admin_context()
+    admin = held.admin(open_to_others=True)
+    assert admin is not None
+    assert held.admin(open_to_others=False) is None, "on loopback, and nobody has certificates"
+    context = admin.listening
     served = context.cert_store_stats()
     clock.advance(5)
     await held.look()
@@ -167,7 +170,7 @@ async def test_new_files_are_taken_and_shown(files: TlsFiles, ca: TrialCa) -> No
     expiry = registry.get_sample_value("pointsman_tls_certificate_expiry_timestamp_seconds", {"file": "server"})
     assert expiry == status["expires_at_s"]["server"] == pytest.approx(clock.wall_s() + 20 * DAY_S, abs=60)
     assert registry.get_sample_value("pointsman_tls_reloads_total", {"result": "ok"}) == 1
-    assert held.admin_context() is context, "the listening server has this one"
+    assert held.admin(open_to_others=True) is admin, "the listening server has this one"
     assert served == context.cert_store_stats()
     assert isinstance(context, ssl.SSLContext)
 

@@ -14,8 +14,8 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
-from pointsman.app.admin_host import loopback_host
-from pointsman.app.admin_token import bearer_token
+from pointsman.app.admin_access import Operators, admin_guard
+from pointsman.app.admin_token import Token
 from pointsman.app.openapi import describe, document
 from pointsman.app.status_api import STATUS_PATHS, STATUS_SCHEMAS
 
@@ -49,11 +49,13 @@ def admin_application(
     registry: CollectorRegistry,
     *,
     token_file: Path | None = None,
+    clients: Operators | None = None,
     open_paths: frozenset[str] = frozenset(),
 ) -> web.Application:
-    """The routes of the admin server; with `token_file` every path but the first two needs its bearer token.
+    """The routes of the admin server; with `token_file` every path but the first two needs its bearer token, with
+    `clients` a certificate of an operator, with both one of them.
 
-    `open_paths` are further ones that need none. Without a token the server is on loopback, and a request must name
+    `open_paths` are further ones that need nothing. Without either the server is on loopback, and a request must name
     it so: a page of somebody else, whose name leads here, gets nothing (see `admin_host`).
 
     | path | answer |
@@ -93,7 +95,7 @@ def admin_application(
 
         return handler
 
-    guard = bearer_token(token_file, OPEN_PATHS | open_paths) if token_file else loopback_host
+    guard = admin_guard(Token(token_file) if token_file else None, clients, OPEN_PATHS | open_paths)
     application = web.Application(middlewares=[guard])
     application.add_routes(
         [

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from aiohttp import web
 
+from pointsman.app.admin_access import signature
 from pointsman.app.failover import Failover
 from pointsman.app.openapi import describe, error, operation, parameter
-from pointsman.core.change import Signature
 from pointsman.core.clock import Clock
 from pointsman.core.json_text import decode
 from pointsman.failover.state import Action, Command, FailoverError, Phase
@@ -42,15 +42,15 @@ class FailoverBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_WAIT_S)] = 0.0
 
 
-def add_failover_routes(application: web.Application, failover: Failover, clock: Clock, *, authenticated: bool) -> None:
-    """Add the routes below /api/v1/failover. `authenticated`: whoever comes here had the token."""
+def add_failover_routes(application: web.Application, failover: Failover, clock: Clock) -> None:
+    """Add the routes below /api/v1/failover."""
 
     async def every(_: web.Request) -> web.Response:
         return _answer({"policies": failover.status()})
 
     async def act(request: web.Request) -> web.Response:
         try:
-            body, command = await _command(request, clock, via="token" if authenticated else "loopback")
+            body, command = await _command(request, clock)
             return _answer({"policies": await failover.command(command, dry_run=body.dry_run, wait_s=body.wait_s)})
         except web.HTTPException as problem:
             return _answer({"error": problem.text}, problem.status)
@@ -63,7 +63,7 @@ def add_failover_routes(application: web.Application, failover: Failover, clock:
     describe(application, FAILOVER_PATHS, FAILOVER_SCHEMAS)
 
 
-async def _command(request: web.Request, clock: Clock, *, via: str) -> tuple[FailoverBody, Command]:
+async def _command(request: web.Request, clock: Clock) -> tuple[FailoverBody, Command]:
     """What a request asks for; raises what `act` turns into answers."""
     if "origin" in request.headers:
         raise web.HTTPForbidden(text="browsers may not change anything here")
@@ -86,7 +86,7 @@ async def _command(request: web.Request, clock: Clock, *, via: str) -> tuple[Fai
         endpoint=body.endpoint,
         deadline_s=clock.wall_s() + body.deadline_s if body.deadline_s else 0.0,
         force=body.force,
-        signature=Signature(actor=body.actor or "unknown", via=via, reason=body.reason),
+        signature=signature(request, actor=body.actor, reason=body.reason),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from aiohttp import web
 
+from pointsman.app.admin_access import signature
 from pointsman.app.openapi import describe, error, operation, parameter
 from pointsman.app.rollout_words import verb_of
 from pointsman.app.rollouts import Rollouts
@@ -72,7 +73,8 @@ async def _command(request: web.Request) -> Command:
     verb = verb_of(request.match_info["verb"], full=body.full)
     if verb is None:
         raise web.HTTPNotFound(text=f"expected one of {', '.join(VERBS)}")
-    return Command(verb=verb, by=body.actor or "unknown", reason=body.reason)
+    signed = signature(request, actor=body.actor, reason=body.reason)
+    return Command(verb=verb, by=signed.actor, reason=signed.reason)
 
 
 def _name(request: web.Request) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from aiohttp import web
 
 from pointsman.core.errors import PointsmanError
 
@@ -17,51 +15,54 @@ log = structlog.get_logger()
 SHORTEST: Final = 16
 """Characters. A token is made by a machine (`openssl rand -hex 32`); a shorter one is somebody's password."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class TokenError(PointsmanError):
     """The token file cannot be used."""
 
 
-def read_token(path: Path) -> str:
-    """The token: the file's text without the white space around it.
+def read_token(path: Path, option: str = "--admin-token-file") -> str:
+    """The token: the file's text without the white space around it. `option` is what named the file.
 
     Raises:
         TokenError: there is no such file, or no good token in it.
     """
     try:
         token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenError(f"--admin-token-file {path}: {error}") from error
+    except OSError as error:
+        raise TokenError(f"{option} {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise TokenError(f"{option} {path}: this is no text") from error
     if len(token) < SHORTEST:
-        raise TokenError(f"--admin-token-file {path}: a token has at least {SHORTEST} characters")
+        raise TokenError(f"{option} {path}: a token has at least {SHORTEST} characters")
     return token
 
 
-def bearer_token(path: Path, open_paths: Collection[str]) -> Any:
-    """An aiohttp middleware that answers 401 to requests without the token, except on `open_paths`.
+class Token:
+    """The token in force: while its file cannot be read, the last good one, and that is told once.
 
-    While the file cannot be read its last good token counts.
+    Raises (when made):
+        TokenError: the file cannot be used.
     """
-    token = read_token(path)
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal token
-        if request.path in open_paths:
-            return await handler(request)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._token = read_token(path)
+        self._problem = ""
+
+    def is_in(self, authorization: str) -> bool:
+        """Whether this `authorization` header bears the token."""
+        self._read()
+        given = authorization.encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(given, f"Bearer {self._token}".encode())
+
+    def _read(self) -> None:
         try:
-            token = read_token(path)
+            self._token = read_token(self._path)
         except TokenError as error:
-            log.error("admin: the last good token stays in force", problem=str(error))
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {token}".encode()):
-            return web.json_response(
-                {"error": "this needs the header authorization: Bearer TOKEN"},
-                status=401,
-                headers={"www-authenticate": "Bearer"},
-            )
-        return await handler(request)
-
-    return middleware
+            if str(error) != self._problem:
+                log.error("admin: the last good token stays in force", problem=str(error))
+            self._problem = str(error)
+            return
+        if self._problem:
+            log.info("admin: the token file can be read again", file=str(self._path))
+        self._problem = ""

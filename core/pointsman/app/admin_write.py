@@ -12,11 +12,12 @@ from typing import Annotated, Any, Final
 import msgspec
 from aiohttp import web
 
+from pointsman.app.admin_access import signature
 from pointsman.app.openapi import describe
 from pointsman.app.operations import GatewayAcks, Operations, Outcome, acks_json
 from pointsman.app.weights_api import WEIGHTS_PATHS, WEIGHTS_SCHEMAS
 from pointsman.core.buckets import moved, shifted
-from pointsman.core.change import ChangeError, Refusal, Signature, WeightChange, pool_names, resolve
+from pointsman.core.change import ChangeError, Refusal, WeightChange, pool_names, resolve
 from pointsman.core.json_text import decode
 from pointsman.core.model import TOTAL_WEIGHT, Plan, Split
 from pointsman.core.store import StateError
@@ -60,9 +61,9 @@ class ClearQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     force: bool = False
 
 
-def add_writing_routes(application: web.Application, operations: Operations, *, authenticated: bool) -> None:
-    """Add weights and the audit log. `authenticated`: whoever comes here had the token."""
-    api = _WeightsApi(operations, via="token" if authenticated else "loopback")
+def add_writing_routes(application: web.Application, operations: Operations) -> None:
+    """Add weights and the audit log."""
+    api = _WeightsApi(operations)
 
     application.add_routes(
         [
@@ -79,9 +80,8 @@ def add_writing_routes(application: web.Application, operations: Operations, *, 
 class _WeightsApi:
     """The handlers; they raise what `_safe` turns into answers."""
 
-    def __init__(self, operations: Operations, *, via: str) -> None:
+    def __init__(self, operations: Operations) -> None:
         self._operations = operations
-        self._via = via
 
     async def every(self, _: web.Request) -> web.Response:
         plan = self._operations.plan()
@@ -131,7 +131,7 @@ class _WeightsApi:
         change = WeightChange(
             rule=rule,
             weights=weights,
-            signature=Signature(actor=asked.actor or "unknown", via=self._via, reason=asked.reason),
+            signature=signature(request, actor=asked.actor, reason=asked.reason),
             if_version=asked.if_version if expected is None else expected,
             force=asked.force,
         )

@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.admin import AdminServer, admin_application
+from pointsman.app.admin_access import Operators
 from pointsman.app.admin_desk import PAGE_PATHS, add_desk_routes
 from pointsman.app.admin_failover import add_failover_routes
 from pointsman.app.admin_rollouts import add_rollout_routes
@@ -163,25 +164,27 @@ class ControlPlane:
                 clock=self._clock,
                 state=options.state,
             )
-            open_to_others = not is_loopback(options.admin_address)
+            tls = None if self.tls is None else self.tls.admin(open_to_others=not is_loopback(options.admin_address))
             application = admin_application(
-                self.status, self.registry, token_file=options.admin_token_file, open_paths=PAGE_PATHS
+                self.status,
+                self.registry,
+                token_file=options.admin_token_file,
+                clients=Operators(tls=tls, trust_domain=options.trust_domain) if tls and tls.asks else None,
+                open_paths=PAGE_PATHS,
             )
             stack.push_async_callback(self.operations.stop)
             add_rollout_routes(application, self.rollouts)
-            add_failover_routes(
-                application, self.failover, self._clock, authenticated=options.admin_token_file is not None
-            )
+            add_failover_routes(application, self.failover, self._clock)
             add_desk_routes(
                 application,
                 Desk(self.status, self.holder, self.picker, self.xds, self._traffic, self._clock, self.workers),
             )
-            add_writing_routes(application, self.operations, authenticated=options.admin_token_file is not None)
+            add_writing_routes(application, self.operations)
             admin = AdminServer(
                 application,
                 address=options.admin_address,
                 port=options.admin_port,
-                tls=self.tls.admin_context() if self.tls is not None and open_to_others else None,
+                tls=tls.listening if tls else None,
             )
             stack.push_async_callback(admin.stop)
             await admin.start()

@@ -19,11 +19,12 @@ class ControlPlaneOptions:
     """What the user chose. Ports of 0 are any free port.
 
     `state` is the folder for what must survive a restart: weights set at run time, the audit log.
-    `tls` demands client certificates on the gRPC port and encrypts the admin API where others reach it; with
-    `trust_domain` SPIFFE ids of other domains count for nothing. `pickers` (host, port) are what gateways are told, in
-    order of preference; none: our own gRPC address. `stream_age_s`: see `stream_age`. `picker_workers`: processes that
-    pick, on a port of their own; 0: this one picks. `picker_peers` are gRPC addresses of other control planes whose
-    pickers share their load with ours. `default_pool` is for requests of gateways that do not name a pool.
+    `tls` demands client certificates on the gRPC port and encrypts the admin API where others reach it, or where
+    operators show certificates; with `trust_domain` SPIFFE ids of other domains count for nothing. `pickers` (host,
+    port) are what gateways are told, in order of preference; none: our own gRPC address. `stream_age_s`: see
+    `stream_age`. `picker_workers`: processes that pick, on a port of their own; 0: this one picks. `picker_peers` are
+    gRPC addresses of other control planes whose pickers share their load with ours. `default_pool` is for requests of
+    gateways that do not name one. `tracing`: where spans are sent; None: nothing is traced.
     """
 
     config: Path
@@ -72,10 +73,11 @@ class ControlPlaneOptions:
                     "keep it on 127.0.0.1, or give --tls-cert, --tls-key and --tls-client-ca, "
                     "or say --allow-plaintext if the network is yours alone"
                 )
-        if not is_loopback(self.admin_address) and self.admin_token_file is None:
+        operators = self.tls is not None and self.tls.admin_client_ca is not None
+        if not is_loopback(self.admin_address) and self.admin_token_file is None and not operators:
             raise PortError(
                 f"--admin-address {self.admin_address} is reachable from other machines: the admin API needs "
-                "--admin-token-file there"
+                "--admin-token-file or --admin-client-ca there"
             )
         if self.admin_token_file is not None:
             read_token(self.admin_token_file)

@@ -33,12 +33,12 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not subscriptable when
 
 _SPIFFE: Final = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]+)/(?P<path>[A-Za-z0-9._/-]+)")
 _GATEWAY_PATH: Final = re.compile(r"ns/(?P<namespace>[^/]+)/gateway/(?P<name>[^/]+)")
-_OPERATOR_PATH: Final = re.compile(r"operator/[^/]+")
+_OPERATOR_PATH: Final = re.compile(r"operator/(?P<name>[^/]+)")
 # A namespace is one DNS label, the name of a Gateway may have several.
 _GATEWAY_DNS: Final = re.compile(
     r"(?P<name>[a-z0-9-]+(?:\.[a-z0-9-]+)*)\.(?P<namespace>[a-z0-9-]+)\.gateway\.pointsman"
 )
-_OPERATOR_DNS: Final = re.compile(r"[a-z0-9-]+\.operator\.pointsman")
+_OPERATOR_DNS: Final = re.compile(r"(?P<name>[a-z0-9-]+)\.operator\.pointsman")
 
 CONTROL_PLANE: Final = "pointsman"
 """What its certificate calls a control plane, whatever its address."""
@@ -82,21 +82,37 @@ SERVICES: Final = {
 def identity(names: Mapping[str, Iterable[bytes]], *, trust_domain: str = "") -> Identity:
     """The identity of a gRPC peer from its `auth_context()`; with `trust_domain` no other SPIFFE id counts."""
     gateways: set[str] = set()
-    operator = control_plane = False
-    for uri in names.get("peer_uri", ()):
-        found = _SPIFFE.fullmatch(uri.decode("utf-8", "replace"))
-        if found is None or (trust_domain and found["domain"] != trust_domain):
-            continue
-        if gateway := _GATEWAY_PATH.fullmatch(found["path"]):
+    dns = _dns(names)
+    for gateway in (
+        *(_GATEWAY_PATH.fullmatch(path) for path in _spiffe_paths(names, trust_domain)),
+        *(_GATEWAY_DNS.fullmatch(name) for name in dns),
+    ):
+        if gateway is not None:
             gateways.add(f"{gateway['namespace']}/{gateway['name']}")
-        operator = operator or _OPERATOR_PATH.fullmatch(found["path"]) is not None
-    for dns in names.get("peer_dns", ()):
-        name = dns.decode("utf-8", "replace").lower()
-        if gateway := _GATEWAY_DNS.fullmatch(name):
-            gateways.add(f"{gateway['namespace']}/{gateway['name']}")
-        operator = operator or _OPERATOR_DNS.fullmatch(name) is not None
-        control_plane = control_plane or name == CONTROL_PLANE
-    return Identity(gateways=frozenset(gateways), operator=operator, control_plane=control_plane)
+    return Identity(
+        gateways=frozenset(gateways),
+        operator=bool(operators(names, trust_domain=trust_domain)),
+        control_plane=CONTROL_PLANE in dns,
+    )
+
+
+def operators(names: Mapping[str, Iterable[bytes]], *, trust_domain: str = "") -> tuple[str, ...]:
+    """The operators that a certificate names, as `identity` reads it: the NAME of each."""
+    found = (
+        *(_OPERATOR_PATH.fullmatch(path) for path in _spiffe_paths(names, trust_domain)),
+        *(_OPERATOR_DNS.fullmatch(name) for name in _dns(names)),
+    )
+    return tuple(one["name"] for one in found if one is not None)
+
+
+def _spiffe_paths(names: Mapping[str, Iterable[bytes]], trust_domain: str) -> list[str]:
+    """The paths of SPIFFE ids that count."""
+    ids = (_SPIFFE.fullmatch(uri.decode("utf-8", "replace")) for uri in names.get("peer_uri", ()))
+    return [one["path"] for one in ids if one is not None and (not trust_domain or one["domain"] == trust_domain)]
+
+
+def _dns(names: Mapping[str, Iterable[bytes]]) -> list[str]:
+    return [name.decode("utf-8", "replace").lower() for name in names.get("peer_dns", ())]
 
 
 class Guard(grpc.aio.ServerInterceptor):

@@ -42,10 +42,14 @@ def document(application: web.Application) -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "The token of `pointsman up --admin-token-file`; needed where one is set.",
-                }
+                },
+                "certificate": {
+                    "type": "mutualTLS",
+                    "description": "An operator's, signed by `pointsman up --admin-client-ca`; in place of the token.",
+                },
             },
         },
-        "security": [{"token": []}, {}],
+        "security": [{"token": []}, {"certificate": []}, {}],
         "paths": dict(sorted(paths.items())),
     }
 

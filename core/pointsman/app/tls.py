@@ -18,6 +18,7 @@ import grpc
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from pointsman.app.admin_tls import AdminTls, load_pair
 from pointsman.app.certificate import certificates, validity
 from pointsman.app.identity import CONTROL_PLANE
 from pointsman.core.clock import Clock
@@ -26,6 +27,8 @@ from pointsman.core.errors import PointsmanError
 log = structlog.get_logger()
 
 Json = dict[str, Any]
+
+ADMIN_CA: Final = "--admin-client-ca"
 
 POLL_S: Final = 1.0
 """How often the files are read. They are small, and reading them works on every file system and through every kind of
@@ -41,20 +44,23 @@ class TlsError(PointsmanError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """PEM files: our certificate with its chain, its key without a passphrase, and who may sign our clients'."""
+    """PEM files: our certificate with its chain, its key without a passphrase, and who may sign those of gateways, and
+    those of operators for the admin API, if they may show one."""
 
     certificate: Path
     key: Path
     client_ca: Path
+    admin_client_ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """The bytes of the three files."""
+    """The bytes of the files."""
 
     certificate: bytes
     key: bytes
     client_ca: bytes
+    admin_client_ca: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +88,7 @@ def read_content(files: TlsFiles) -> Content:
         certificate=read(files.certificate, "--tls-cert"),
         key=read(files.key, "--tls-key"),
         client_ca=read(files.client_ca, "--tls-client-ca"),
+        admin_client_ca=read(files.admin_client_ca, ADMIN_CA) if files.admin_client_ca else b"",
     )
 
 
@@ -102,28 +109,30 @@ def read_material(files: TlsFiles, now_s: float) -> Material:
 def _check(files: TlsFiles, content: Content, now_s: float) -> Material:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        _load_pair(context, files)
+        load_pair(context, files.certificate, files.key)
     except (ssl.SSLError, OSError, ValueError) as error:
         why = "the key belongs to another certificate" if "KEY_VALUES_MISMATCH" in str(error) else str(error)
         raise TlsError(f"--tls-cert {files.certificate}, --tls-key {files.key}: {why}") from error
+    expires_s = {
+        "server": _expiry(content.certificate, f"--tls-cert {files.certificate}", now_s, leaf_first=True),
+        "client_ca": _ca_expiry(content.client_ca, f"--tls-client-ca {files.client_ca}", now_s),
+    }
+    if files.admin_client_ca:
+        what = f"{ADMIN_CA} {files.admin_client_ca}"
+        expires_s["admin_client_ca"] = _ca_expiry(content.admin_client_ca, what, now_s)
+    return Material(content=content, expires_s=expires_s)
+
+
+def _ca_expiry(pem: bytes, what: str, now_s: float) -> float:
+    """When the first CA certificate of a file that must hold one ends."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_verify_locations(cadata=content.client_ca.decode("ascii"))
+        context.load_verify_locations(cadata=pem.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
-        raise TlsError(f"--tls-client-ca {files.client_ca}: {error}") from error
+        raise TlsError(f"{what}: {error}") from error
     if not context.get_ca_certs():
-        raise TlsError(f"--tls-client-ca {files.client_ca}: holds no CA certificate")
-    return Material(
-        content=content,
-        expires_s={
-            "server": _expiry(content.certificate, f"--tls-cert {files.certificate}", now_s, leaf_first=True),
-            "client_ca": _expiry(content.client_ca, f"--tls-client-ca {files.client_ca}", now_s),
-        },
-    )
-
-
-def _load_pair(context: ssl.SSLContext, files: TlsFiles) -> None:
-    # Without a password function OpenSSL would ask for the passphrase of an encrypted key on the terminal.
-    context.load_cert_chain(files.certificate, files.key, password=lambda: "")
+        raise TlsError(f"{what}: holds no CA certificate")
+    return _expiry(pem, what, now_s)
 
 
 def _expiry(pem: bytes, what: str, now_s: float, *, leaf_first: bool = False) -> float:
@@ -169,7 +178,7 @@ class Certificates:
         self._problem = ""
         self._doubt: Content | str | None = None
         self._listeners: list[Callable[[Content], None]] = []
-        self._admin: ssl.SSLContext | None = None
+        self._admin: AdminTls | None = None
         self._note_expiry()
         self._good.set(1)
 
@@ -192,12 +201,12 @@ class Certificates:
         credentials = grpc.ssl_channel_credentials(content.client_ca, content.key, content.certificate)
         return grpc.aio.secure_channel(target, credentials, [("grpc.ssl_target_name_override", CONTROL_PLANE)])
 
-    def admin_context(self) -> ssl.SSLContext:
-        """For HTTPS with our certificate, without client certificates; follows the files."""
+    def admin(self, *, open_to_others: bool) -> AdminTls | None:
+        """HTTPS of the admin server, which follows the files: where others reach it, or operators have certificates."""
+        if not open_to_others and self._files.admin_client_ca is None:
+            return None
         if self._admin is None:
-            self._admin = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._admin.minimum_version = ssl.TLSVersion.TLSv1_2
-            _load_pair(self._admin, self._files)
+            self._admin = AdminTls(self._files.certificate, self._files.key, self.content.admin_client_ca)
         return self._admin
 
     def status(self) -> Json:
@@ -235,7 +244,7 @@ class Certificates:
     def _take(self, material: Material) -> None:
         if self._admin is not None:
             try:
-                _load_pair(self._admin, self._files)
+                self._admin.renew(material.content.admin_client_ca)
             except (ssl.SSLError, OSError) as error:  # changed again in this moment
                 self._refuse(str(error))
                 return

@@ -23,7 +23,7 @@ def certs() -> None:
 @certs.command()
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the files.")
 @click.option("--gateway", "gateways", multiple=True, metavar="NAMESPACE/NAME", help="A gateway's; repeat it.")
-@click.option("--operator", "operators", multiple=True, metavar="NAME", help="One for reading all gateways' state.")
+@click.option("--operator", "operators", multiple=True, metavar="NAME", help="An operator's; repeat it.")
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="A further name or address of control planes.")
 @click.option("--trust-domain", default="pointsman.local", show_default=True)
 @click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long they are valid.")

@@ -47,6 +47,11 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
 @click.option("--trust-domain", default="", help="Only SPIFFE ids of this trust domain count.")
 @click.option("--admin-token-file", type=FILE, help="The bearer token that the admin API demands.")
 @click.option(
+    "--admin-client-ca",
+    type=FILE,
+    help="Who signs the certificates of operators, which let them into the admin API without a token (PEM). Followed.",
+)
+@click.option(
     "--picker",
     "pickers",
     multiple=True,
@@ -136,12 +141,16 @@ def up(*, config: Path, log_level: str, log_format: Any, **chosen: Any) -> None:
         refuse("up", error)
 
 
-def _tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+def _tls_files(
+    certificate: Path | None, key: Path | None, client_ca: Path | None, admin_client_ca: Path | None
+) -> TlsFiles | None:
     if certificate is None and key is None and client_ca is None:
+        if admin_client_ca is not None:
+            raise click.UsageError("--admin-client-ca needs --tls-cert, --tls-key and --tls-client-ca, too")
         return None
     if certificate is None or key is None or client_ca is None:
         raise click.UsageError("--tls-cert, --tls-key and --tls-client-ca belong together")
-    return TlsFiles(certificate=certificate, key=key, client_ca=client_ca)
+    return TlsFiles(certificate=certificate, key=key, client_ca=client_ca, admin_client_ca=admin_client_ca)
 
 
 async def _up(
@@ -159,6 +168,7 @@ async def _up(
     tls_client_ca: Path | None,
     trust_domain: str,
     admin_token_file: Path | None,
+    admin_client_ca: Path | None,
     pickers: tuple[tuple[str, int], ...],
     stream_age_s: float,
     picker_workers: int,
@@ -172,7 +182,7 @@ async def _up(
     ready_file: Path | None,
     **tracing: Any,
 ) -> None:
-    tls = _tls_files(tls_cert, tls_key, tls_client_ca)
+    tls = _tls_files(tls_cert, tls_key, tls_client_ca, admin_client_ca)
     if tls is not None and not no_envoy:
         raise click.UsageError("--tls-cert is for gateways that run elsewhere: say --no-envoy, too")
     options = UpOptions(
