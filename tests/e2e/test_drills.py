@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pointsman.app.demo_failover import tell
+from pointsman.app.drill.manifests import SITES
 from support.fleet import POINTSMAN
 
 pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(240)]
@@ -42,3 +44,15 @@ async def test_killed_and_nobody_noticed(tmp_path: Path, kind: str, words: tuple
     assert counts["silent"] == 0, counts
     assert counts["ok"] == counts["requests"] - counts["truncated"]
     assert counts["requests"] > 50
+
+
+async def test_the_demo_of_a_lost_site_tells_its_story(tmp_path: Path) -> None:
+    """There and back. How long it takes and what a busy machine loses are not asserted."""
+    said: list[str] = []
+    await tell(tmp_path, said.append)
+    a, b = SITES
+    lost = said.index(f"All four replicas of {a} are killed:")
+    back = next(n for n, line in enumerate(said) if line.startswith(f"  {a} serves again"))
+    assert any("RTO " in line and "answer from elsewhere after" in line for line in said[lost:back])
+    assert any(b in line for line in said[lost:back]), "the other site serves meanwhile"
+    assert said[-1].startswith(f"{a} → {b} → {a}: ")
