@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from pointsman.app import control_plane
 from pointsman.app.control_plane import ControlPlane
 from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.envoy import start_envoy
@@ -18,7 +20,7 @@ from pointsman.app.tracing_options import TracingOptions
 from pointsman.core.model import Locality
 from pointsman.xds import bootstrap
 from support.collector import Collector, Received, running_collector
-from support.fleet import Layout, Loopback, Manifests
+from support.fleet import Layout, Loopback, Manifests, backend
 from support.load import chat_body
 from support.waiting import eventually
 
@@ -50,7 +52,11 @@ class Upstream:
         return web.json_response({})
 
 
-async def test_one_trace_from_client_to_model_server_and_one_of_each_change(tmp_path: Path) -> None:
+async def test_one_trace_from_client_to_model_server_and_one_of_each_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy test machine is not a slow picker.
+    monkeypatch.setattr(control_plane, "BuildOptions", partial(control_plane.BuildOptions, message_timeout_ms=5_000))
     manifests = Manifests(tmp_path / "config", Loopback())
     manifests.write(Layout(stable={"us-east": 1}, canary={}))
     upstream = Upstream()
@@ -97,7 +103,7 @@ async def test_one_trace_from_client_to_model_server_and_one_of_each_change(tmp_
         requests = {span.trace for span in collector.spans() if span.service != "pointsman-control-plane"}
         assert requests == set(traces)  # nothing that a client did not ask for, at a ratio of 0
 
-        manifests.write(Layout(stable={"us-east": 1}, canary={}, failure_mode="FailClose"))
+        manifests.write(Layout(stable={"us-east": 1}, canary={}, rules=[{"backendRefs": [backend("stable")]}]))
         await eventually(lambda: any(span.name == "configuration change" for span in collector.spans()))
         _is_change([span for span in collector.spans() if span.service == "pointsman-control-plane"])
 

@@ -48,11 +48,6 @@ class Collector:
         found = [span for data in self.raw for span in decode(data)]
         return [span for span in found if trace is None or span.trace == trace]
 
-    def one(self, name: str, trace: str | None = None) -> Received:
-        """The only span of this name."""
-        (span,) = [span for span in self.spans(trace) if span.name == name]
-        return span
-
 
 @asynccontextmanager
 async def running_collector(address: str = "127.0.0.1:0") -> AsyncIterator[Collector]:
@@ -73,26 +68,27 @@ async def running_collector(address: str = "127.0.0.1:0") -> AsyncIterator[Colle
 
 def decode(data: bytes) -> list[Received]:
     """The spans of an export request."""
-    found = []
+    found: list[Received] = []
     for group in trace_service_pb2.ExportTraceServiceRequest.FromString(data).resource_spans:
         service = _attributes(group.resource.attributes)["service.name"]
-        (_, scopes) = [pair for pair in group.ListFields() if pair[0].number == 2][0]
-        for span in (span for scope in scopes for span in scope.spans):
-            found.append(
-                Received(
-                    service=service,
-                    name=span.name,
-                    trace=span.trace_id.hex(),
-                    id=span.span_id.hex(),
-                    parent=span.parent_span_id.hex(),
-                    kind=span.kind,
-                    start_ns=span.start_time_unix_nano,
-                    end_ns=span.end_time_unix_nano,
-                    error=span.status.message or ("error" if span.status.code == 2 else ""),
-                    attributes=_attributes(span.attributes),
-                )
-            )
+        scopes = next(value for field, value in group.ListFields() if field.number == 2)  # it has had two names
+        found += [_received(service, span) for scope in scopes for span in scope.spans]
     return found
+
+
+def _received(service: str, span: Any) -> Received:
+    return Received(
+        service=service,
+        name=span.name,
+        trace=span.trace_id.hex(),
+        id=span.span_id.hex(),
+        parent=span.parent_span_id.hex(),
+        kind=span.kind,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        error=span.status.message or ("error" if span.status.code == 2 else ""),
+        attributes=_attributes(span.attributes),
+    )
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:

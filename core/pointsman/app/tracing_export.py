@@ -72,6 +72,7 @@ class SpanExporter:
         self._counts = counts
         self._waiting: deque[Span] = deque()
         self._enough = asyncio.Event()
+        self._closing = asyncio.Event()
         self._export: Any = None
         self._failures = 0
 
@@ -86,28 +87,27 @@ class SpanExporter:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Export while the block runs; at its end what waits is sent, if the collector takes it at once."""
+        """Export while the block runs, once; at its end what waits is sent, if the collector takes it at once."""
         async with grpc.aio.insecure_channel(self._target) as channel:
             self._export = channel.unary_unary(EXPORT_METHOD)  # bytes in, and the answer says nothing that we need
             task = asyncio.create_task(self._run(), name=f"spans to {self._target}")
             try:
                 yield
             finally:
+                self._closing.set()
+                self._enough.set()
+                await asyncio.wait({task}, timeout=STOP_S)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-                if self._waiting and not self._failures:
-                    await self._send(STOP_S)
 
     async def _run(self) -> None:
-        while True:
+        while not self._closing.is_set() or (self._waiting and not self._failures):
             self._enough.clear()
-            if len(self._waiting) < BATCH_SPANS:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(INTERVAL_S):
-                        await self._enough.wait()
+            if len(self._waiting) < BATCH_SPANS and not self._closing.is_set():
+                await _set_within(self._enough, INTERVAL_S)
             if self._waiting and not await self._send(CALL_TIMEOUT_S):
                 first_s, longest_s = BACK_OFF_S
-                await asyncio.sleep(min(longest_s, first_s * 2 ** min(self._failures - 1, 10)))
+                await _set_within(self._closing, min(longest_s, first_s * 2 ** min(self._failures - 1, 10)))
 
     async def _send(self, timeout_s: float) -> bool:
         """Send the oldest spans; False when they wait on, because the collector was not there."""
@@ -135,3 +135,10 @@ class SpanExporter:
             self._waiting.popleft()
         outcome.inc(count)
         return True
+
+
+async def _set_within(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for the event, at most so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
