@@ -220,6 +220,17 @@ def test_a_full_site_is_not_called_slow(world: World) -> None:
     assert found.clear is False
 
 
+def test_what_a_queue_held_up_is_no_fault_once_the_queue_is_gone(world: World) -> None:
+    world.seen = views(like=replace(UP, waiting=40.0))
+    world.send(20.0, 50.0, slower(4_000.0))
+    world.seen = views(like=replace(UP, waiting=0.0))
+    drained = world.send(4.0, 50.0, slower(4_000.0))  # sent while there was a queue
+    assert drained.clear is False, "nobody is sent back to it yet"
+    assert not drained.findings
+    found = world.send(5.0, 50.0, slower(4_000.0), until=Trigger.LATENCY)  # nothing explains these
+    assert triggers_of(found) == {Trigger.LATENCY}
+
+
 def test_one_slow_endpoint_is_listed_after_two_seconds_and_not_after_one(world: World) -> None:
     def one_slow(number: int) -> Sample:
         return slower(800.0)(number) if key_of(number) == KEYS[2] else well(number)

@@ -160,5 +160,5 @@ class Detector:
 def _is_suspicious(state: MemberState) -> bool:
     """Many of the last requests were slow, or wait for longer than they should."""
     ring = state.rings.slow
-    slow = ring.bad + len(state.late)
+    slow = ring.bad + state.queued.bad + len(state.late)
     return slow >= 2 and slow > SUSPICIOUS_SLOW * (ring.total + len(state.late))

@@ -124,14 +124,15 @@ def judge_latency(member: MemberState, now_s: float) -> Finding | None:
         return None
     share = 1.0 - trigger.quantile
     test = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
-    late = tuple(member.late) if trigger.in_flight else ()
+    late = tuple(one for one in member.late if one.began_s > member.busy_s) if trigger.in_flight else ()
+    calm_s = now_s - member.busy_s  # what came while there were queues is theirs
+    lengths = tuple(length for length in SLOW_WINDOWS if length * member.rings.slow.bucket_s <= calm_s)
     found = _worst(
-        member, now_s, Look(ring=_slow, lengths=SLOW_WINDOWS, test=lambda _: test, late=late, joint=JOINT_WINDOWS)
+        member, now_s, Look(ring=_slow, lengths=lengths, test=lambda _: test, late=late, joint=JOINT_WINDOWS)
     )
     if found is None and _is_quiet(member.rings.slow, 2 * math.ceil(SLOW_NATS)):
         slow_s = max([member.slow_s, *(one.at_s for one in late)])
-        look = Look(ring=_slow_long, lengths=LONG_WINDOWS, test=lambda _: test, late=late)
-        found = _lasting(member, now_s, look, slow_s)
+        found = _lasting(member, now_s, replace(look, ring=_slow_long, lengths=LONG_WINDOWS, joint=()), slow_s)
     if found is None:
         return None
     excess_ms = _excess_ms(member, now_s - found.window_s, late, trigger.quantile)

@@ -94,7 +94,8 @@ class Late:
 @dataclass(slots=True)
 class MemberState:
     """One member. `late` are the requests that are late now; `load_s` since when it is saturated; `busy`: more than
-    half of its engines have queues. Rings of endpoints are brought up to now when they are looked at."""
+    half of its engines have queues; `busy_s`: when that was so last. Rings of endpoints are brought up to now when they
+    are looked at."""
 
     triggers: Triggers
     rings: Rings
@@ -106,8 +107,10 @@ class MemberState:
     slow_s: float = float("-inf")  # the last slow request
     load_s: float | None = None
     overloads: Ring = field(default_factory=lambda: Ring(bucket_s=0.1, size=BUCKETS))
+    queued: Ring = field(default_factory=lambda: Ring(bucket_s=0.1, size=BUCKETS))  # slow for their queue's sake
     rtt_ms: float | None = None  # what a scrape usually takes
     busy: bool = False
+    busy_s: float = float("-inf")
 
     def endpoint(self, key: str) -> EndpointState:
         """Its state, which begins with the first word of it."""
@@ -130,6 +133,9 @@ class MemberState:
             usual_ms = self.baseline.usual_ms(sample.expected_ms)
             excess_ms = took_ms - usual_ms
             bad = excess_ms >= self.slow_ms(usual_ms)
+            if bad and at_s - (took_ms + REPORT_MS) / 1000.0 <= self.busy_s:
+                bad = False  # it stood in a queue that is gone by now
+                self.queued.add(at_s, bad=True)
             if came or bad:  # who left before it was late proves nothing
                 self._pace(endpoint, at_s, excess_ms, bad=bad)
         if came and not sample.failed:
@@ -165,6 +171,7 @@ class MemberState:
         """Time goes on: who is late now, and which engines have a queue of `busy` or more."""
         self.rings.advance(now_s)
         self.overloads.advance(now_s)
+        self.queued.advance(now_s)
         keys = {view.endpoint for view in views}
         if not self.endpoints.keys() <= keys:
             self.endpoints = {key: endpoint for key, endpoint in self.endpoints.items() if key in keys}
@@ -174,6 +181,8 @@ class MemberState:
             endpoint.busy = view.waiting is not None and view.waiting >= busy
             queues += endpoint.busy
         self.busy = 2 * queues > len(views)
+        if self.busy:
+            self.busy_s = now_s
         self.late = [late for one in waiting if (late := self._late(now_s, one)) is not None and one.endpoint in keys]
 
     def _late(self, now_s: float, waiting: Waiting) -> Late | None:
