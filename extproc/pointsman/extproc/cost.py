@@ -5,7 +5,7 @@
     estimate = 3*RTT + backlog + own + decode_tax + kv_wait
     score    = estimate + (0.5 + fleet_backlog/500)*own     the shadow price of capacity
              + p*(best_cached - cached)                     where warm and cached < best_cached/2
-             + penalty + ramp + degraded + price + lora     0 when unused
+             + penalty + ramp + degraded + price + lora + user     0 when unused
 
 Chosen on the tuning slice of the policy benchmark (docs/performance.md); `pointsman bench fit` does it again.
 """
@@ -52,6 +52,10 @@ class CostModel:
     """How long a request keeps its KV: a few hundred tokens at 30 ms each."""
     degraded_ms: float = 100_000.0
     """DEGRADED endpoints come after all others, as in Envoy, and still in order of cost."""
+    home_ms: float = 250.0
+    """What it costs to send a user elsewhere than before (`affinity`); for requests that say who the user is. At 70 %
+    load 97 % of a chat's turns stay for 1 % in p50 of TTFT and 4 % in its mean; four times as much keeps 2 points more
+    for 5 % more (docs/rollouts.md)."""
     usd_weight_ms: float = 0.0
     """Milliseconds that one USD per GPU hour is worth; 0: price plays no part."""
 
@@ -72,6 +76,7 @@ class Terms:
     degraded: Floats
     price: Floats
     lora: Floats
+    user: Floats
 
     def total(self) -> Floats:
         """The score: lower is better."""
@@ -88,6 +93,7 @@ class Terms:
             + self.degraded
             + self.price
             + self.lora
+            + self.user
         )
 
     def first_byte_ms(self, load: Load, position: int) -> float:
@@ -121,10 +127,12 @@ def score(
     prompt_tokens: int,
     cached_tokens: Floats,
     lora_ms: Floats | None = None,
+    user_ms: Floats | None = None,
 ) -> Terms:
     """The terms for a prompt of `prompt_tokens` of which each candidate holds `cached_tokens`.
 
-    `lora_ms`: what loading the request's adapter takes at each candidate; None: it needs none.
+    `lora_ms`: what loading the request's adapter takes at each candidate; None: it needs none. `user_ms`: what each
+    candidate costs the user because it is not his home; None: who it is is not known.
     A request without a prompt (headers only) has 0 tokens: it is priced by load, network and penalties alone.
     """
     zero = np.zeros(len(load.rtt_ms))
@@ -152,6 +160,7 @@ def score(
         degraded=degraded,
         price=_price(model, table, rows) if model.usd_weight_ms else zero,
         lora=zero if lora_ms is None else lora_ms,
+        user=zero if user_ms is None else user_ms,
     )
 
 

@@ -18,6 +18,7 @@ from pointsman.core.engine_metrics import EngineMetrics
 from pointsman.core.model import Plan
 from pointsman.extproc import decision as reasons
 from pointsman.extproc.admission import Admission, admissions
+from pointsman.extproc.affinity import Homes
 from pointsman.extproc.calibrate import Calibration
 from pointsman.extproc.cost import CostModel, Terms, own_prefill_ms, score, uncached_tokens
 from pointsman.extproc.decision import Decision, PickRequest
@@ -84,6 +85,7 @@ class Picker:
         self._clock = clock
         self._instance = instance
         self._random = np.random.default_rng(seed)
+        self._homes = Homes()
         self._turns: dict[str, int] = {}
         self._recent = RecentDecisions(recent)
         self._picks = 0
@@ -145,6 +147,7 @@ class Picker:
             matched = self.index.match(hashes, rows)
             cached = self._cached_tokens(at, matched, tokens)
             load = fuse(table, at, now_s, self.inflight.mean_prefill_ms)
+            who = pool.name, _request_hash(request, hashes)
             terms = score(
                 self._cost,
                 table,
@@ -153,6 +156,7 @@ class Picker:
                 prompt_tokens=tokens,
                 cached_tokens=cached,
                 lora_ms=self._engines.adapters.load_ms(rows, body.model, now_s),
+                user_ms=self._homes.leaving_ms(self._cost.home_ms, who, table, rows) if request.affinity else None,
             )
             admission = self._admissions.get(pool.name, self._admission)
             if admission is not None:
@@ -160,8 +164,9 @@ class Picker:
                 if wait_s:
                     return self._refusal(request, (429, reasons.OVER_OBJECTIVE), pool, codes, retry_after_s=wait_s)
             scores = terms.total()
-            ties = rendezvous(table.key_hash[at], _request_hash(request, hashes))
-            order = by_cost(scores, load.running, ties)
+            order = by_cost(scores, load.running, rendezvous(table.key_hash[at], who[1]))
+            if counts and request.affinity:
+                self._homes.went(who, table.key(int(rows[order[0]])))
         else:
             order = self._plain_order(pool.name, rows)
         best = top(order, table.site[at])
