@@ -127,9 +127,8 @@ def judge_latency(member: MemberState, now_s: float) -> Finding | None:
     late = tuple(one for one in member.late if one.began_s > member.busy_s) if trigger.in_flight else ()
     calm_s = now_s - member.busy_s  # what came while there were queues is theirs
     lengths = tuple(length for length in SLOW_WINDOWS if length * member.rings.slow.bucket_s <= calm_s)
-    found = _worst(
-        member, now_s, Look(ring=_slow, lengths=lengths, test=lambda _: test, late=late, joint=JOINT_WINDOWS)
-    )
+    look = Look(ring=_slow, lengths=lengths, test=lambda _: test, late=late, joint=JOINT_WINDOWS)
+    found = _worst(member, now_s, look)
     if found is None and _is_quiet(member.rings.slow, 2 * math.ceil(SLOW_NATS)):
         slow_s = max([member.slow_s, *(one.at_s for one in late)])
         found = _lasting(member, now_s, replace(look, ring=_slow_long, lengths=LONG_WINDOWS, joint=()), slow_s)
