@@ -1,14 +1,15 @@
 """How often is a good canary taken back, how often does a bad one pass? Whole rollouts in virtual time.
 
-    python bench/rollout/false_alarms.py [--rollouts 1000] [--requests-per-s 50] [--only TEXT]
+    python bench/rollout/false_alarms.py [--rollouts 1000] [--requests-per-s 50] [--only TEXT] [--limit-s 300]
 
 Every rollout is judged every 5 s from its first step to its end, which is hundreds of looks; the promise is for the
-rollout, not for one look. Seeds are 0, 1, 2, …, so the table can be made again.
+rollout, not for one look. Seeds are 0, 1, 2, …, so the table can be made again. `--limit-s` cuts a row short: it has as many rollouts as there was time.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -79,13 +80,19 @@ def _arm(errors: float, slower: float) -> ArmModel:
     return ArmModel(error_rate=errors, ttft_ms=ArmModel().ttft_ms * slower)
 
 
-def run_case(case: Case, rollouts: int, requests_per_s: float) -> list[Rehearsed]:
-    """All rollouts of a case."""
+def run_case(case: Case, rollouts: int, requests_per_s: float, limit_s: float) -> list[Rehearsed]:
+    """All rollouts of a case, or those that there is time for."""
     if case.worse_from:
         world = World(requests_per_s=requests_per_s, worse_from=case.worse_from, worse=case.canary)
     else:
         world = World(requests_per_s=requests_per_s, canary=case.canary)
-    return [rehearse(SPEC, world, seed) for seed in range(rollouts)]
+    until_s = time.monotonic() + limit_s
+    found = []
+    for seed in range(rollouts):
+        found.append(rehearse(SPEC, world, seed))
+        if time.monotonic() >= until_s:
+            break
+    return found
 
 
 def row(case: Case, found: list[Rehearsed]) -> str:
@@ -98,7 +105,8 @@ def row(case: Case, found: list[Rehearsed]) -> str:
     seconds = statistics.median(one.seconds for one in ended) if ended else float("nan")
     to_canary = statistics.median(one.canary_requests for one in ended) if ended else float("nan")
     hit = 100 * statistics.median(one.canary_requests / one.requests for one in ended) if ended else float("nan")
-    return f"| {case.name} | {arrived} | {len(taken_back)} | {share} | {seconds:.0f} | {to_canary:.0f} | {hit:.1f} % |"
+    counts = f"{len(found)} | {arrived} | {len(taken_back)}"
+    return f"| {case.name} | {counts} | {share} | {seconds:.0f} | {to_canary:.0f} | {hit:.1f} % |"
 
 
 def main() -> None:
@@ -106,14 +114,15 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=1000)
     parser.add_argument("--requests-per-s", type=float, default=50.0)
     parser.add_argument("--only", default="")
+    parser.add_argument("--limit-s", type=float, default=math.inf, help="for each row (default: none)")
     asked = parser.parse_args()
     print(f"{asked.rollouts} rollouts each, {asked.requests_per_s:g} requests/s, checks every {SPEC.interval_s:g} s")
-    print("| canary | arrived | taken back | wrong | median s | canary requests | of all requests |")
-    print("|---|---|---|---|---|---|---|")
+    print("| canary | rollouts | arrived | taken back | wrong | median s | canary requests | of all requests |")
+    print("|---|---|---|---|---|---|---|---|")
     for case in cases():
         if asked.only in case.name:
             began_s = time.monotonic()
-            print(row(case, run_case(case, asked.rollouts, asked.requests_per_s)), flush=True)
+            print(row(case, run_case(case, asked.rollouts, asked.requests_per_s, asked.limit_s)), flush=True)
             if asked.only:
                 print(f"{time.monotonic() - began_s:.0f} s")
 
