@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman.app.failover_status import FailoverMetrics, failover_json
 from pointsman.failover import machine
+from pointsman.failover.measured import Measured
 from pointsman.failover.model import Finding, Member, Observation, Trigger
 from pointsman.failover.spec import Failback, FailoverSpec, Tier
 from pointsman.failover.state import Observed, State
@@ -66,6 +67,38 @@ def test_what_is_left_of_a_hold_down_is_when_it_ends() -> None:
         assert life.a["state"] == "HoldDown"
         life.live(2, bad=False)
         assert (life.a["state"], life.a["hold_down_s"]) == ("Ramping", 0.0)
+
+
+def test_evidence_is_shown_before_anything_holds() -> None:
+    """One sees a site come near its threshold; once a trigger holds it is told at once, not at the next second."""
+    life, registry = Life(), CollectorRegistry()
+    metrics = FailoverMetrics(registry)
+    member = Member(pool="n/p", site="a")
+    labels = {"policy": SPEC.name, "site": "a", "trigger": "errorRate"}
+    asked = []
+
+    def measure() -> list[tuple[Member, Measured]]:
+        asked.append(life.state.now_s)
+        return [(member, Measured(trigger=Trigger.ERROR_RATE, value=0.04, threshold=0.1))]
+
+    def shown() -> tuple[float | None, float | None]:
+        return (
+            registry.get_sample_value("pointsman_failover_evidence", labels),
+            registry.get_sample_value("pointsman_failover_threshold", {"policy": SPEC.name, "trigger": "errorRate"}),
+        )
+
+    life.live(1, bad=False)
+    for _ in range(10):
+        metrics.show(life.state, (Observation(member=member),), measure)
+    assert shown() == (0.04, 0.1)
+    assert len(asked) == 1, "ten times a second would cost too much"
+    metrics.show(life.state, (Observation(member=member, findings=(DEAD,)),), measure)
+    assert shown() == (DEAD.value, DEAD.threshold)
+    life.live(1, bad=False)
+    metrics.show(life.state, (Observation(member=member),), measure)
+    assert shown() == (0.04, 0.1)
+    metrics.forget(life.state)
+    assert shown()[0] is None
 
 
 def test_a_policy_that_is_gone_leaves_no_gauge_behind() -> None:

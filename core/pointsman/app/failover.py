@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -313,7 +314,7 @@ class Failover:
             second = run.seconds.take(wall_s)
             if second is not None:
                 effects += self._step(run, Served(second=second), wall_s)
-            self._metrics.show(run.state, observations)
+            self._metrics.show(run.state, observations, functools.partial(run.detector.measured, observations, now_s))
         self._put_out(effects)
 
     def _waiting(self, now_s: float) -> dict[Member, list[Waiting]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pointsman.core.model import TOTAL_WEIGHT
 from pointsman.failover.directives import directives, drained_endpoints
-from pointsman.failover.model import Directive, Member, Observation, Trigger
+from pointsman.failover.measured import Measured
+from pointsman.failover.model import Directive, Finding, Member, Observation, Trigger
 from pointsman.failover.ramp import hold_left_s
 from pointsman.failover.record import Record
 from pointsman.failover.state import AWAY, HELD, Phase, Report, State, member_of
@@ -20,6 +22,9 @@ Json = dict[str, Any]
 
 RTO_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Around the times that are promised: 1, 2, 3, 5 and 120 s."""
+
+MEASURED_S: Final = 1.0
+"""As often as Prometheus asks, at most: to measure takes longer than to decide."""
 
 _WORST: Final = {
     phase: rank
@@ -158,7 +163,7 @@ class FailoverMetrics:
         )
         self._evidence = Gauge(
             "pointsman_failover_evidence",
-            "The value of a trigger that holds, 0 for one that does not.",
+            "What a trigger measures, whether it holds or not: of a site's pools the worst.",
             ["policy", "site", "trigger"],
             registry=registry,
         )
@@ -189,10 +194,17 @@ class FailoverMetrics:
         )
         self._seen: dict[str, dict[str, Phase]] = {}
         self._shown: dict[str, set[tuple[str, str]]] = {}
+        self._measured_at_s: dict[str, float] = {}
+        self._last: dict[str, list[tuple[Member, Measured]]] = {}
         self._open: dict[str, frozenset[tuple[str, float]]] = {}
 
-    def show(self, state: State, observations: Iterable[Observation]) -> None:
-        """The policy as it is now."""
+    def show(
+        self,
+        state: State,
+        observations: Iterable[Observation],
+        measure: Callable[[], Iterable[tuple[Member, Measured]]] = tuple,
+    ) -> None:
+        """The policy as it is now. `measure` tells what its triggers measure, and is asked once a second."""
         name = state.spec.name
         worst: dict[str, Phase] = {}
         for key, found in state.members.items():
@@ -216,16 +228,22 @@ class FailoverMetrics:
                 left = max(hold_left_s(state, one) for key, one in state.members.items() if member_of(key).site == site)
                 self._hold.labels(name, site).set(round(left, 1))
                 shown.add((name, site))
-        self._show_evidence(name, observations)
+        held = [(one.member, finding) for one in observations for finding in one.findings]
+        at_s = self._measured_at_s.get(name, -math.inf)
+        if abs(state.now_s - at_s) >= MEASURED_S:
+            self._measured_at_s[name] = state.now_s
+            self._show_evidence(name, [*measure(), *held])
+        elif held:
+            self._show_evidence(name, [*self._last.get(name, ()), *held])
 
-    def _show_evidence(self, name: str, observations: Iterable[Observation]) -> None:
+    def _show_evidence(self, name: str, evidence: Sequence[tuple[Member, Measured | Finding]]) -> None:
+        self._last[name] = [(member, one) for member, one in evidence if isinstance(one, Measured)]
         shown = self._shown.setdefault(f"{name} evidence", set())
         holding: dict[tuple[str, str], float] = {}
-        for observation in observations:
-            for finding in observation.findings:
-                key = (observation.member.site, finding.trigger.value)
-                holding[key] = max(finding.value, holding.get(key, 0.0))
-                self._threshold.labels(name, finding.trigger.value).set(finding.threshold)
+        for member, one in evidence:
+            key = (member.site, one.trigger.value)
+            holding[key] = max(one.value, holding.get(key, 0.0))
+            self._threshold.labels(name, one.trigger.value).set(one.threshold)
         for site, trigger in shown - holding.keys():
             self._evidence.labels(name, site, trigger).set(0)
         for (site, trigger), value in holding.items():
@@ -256,6 +274,7 @@ class FailoverMetrics:
 
     def forget(self, state: State) -> None:
         """A policy is gone."""
+        self._last.pop(state.spec.name, None)
         for site in self._seen.pop(state.spec.name, {}):
             self._forget_site(state.spec.name, site)
 

@@ -20,7 +20,7 @@ prefix may keep the requests at a few. What is bad by itself is listed in `faili
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from pointsman.failover.baseline import Baseline
@@ -36,6 +36,7 @@ from pointsman.failover.detect_views import (
     judge_probes,
     probes_say,
 )
+from pointsman.failover.measured import Measured, measured
 from pointsman.failover.model import EndpointView, Finding, Member, Observation, Sample, Trigger, Waiting
 
 CLEAR_REQUESTS: Final = 5
@@ -89,6 +90,10 @@ class Detector:
             self._judge(member, self._state(member), now_s, waiting.get(member, ()), endpoints, blind=blind)
             for member, endpoints in views.items()
         )
+
+    def measured(self, observations: Iterable[Observation], now_s: float) -> list[tuple[Member, Measured]]:
+        """What the triggers measure where `observe` has just made these observations. It takes longer than that."""
+        return [(seen.member, one) for seen in observations for one in measured(self._state(seen.member), seen, now_s)]
 
     def forget(self, member: Member) -> None:
         """Drop what is known of a member, its baseline included: it is another one from now on."""
