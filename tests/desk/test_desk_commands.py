@@ -193,6 +193,7 @@ async def test_apply_and_the_arms_of_users(tmp_path: Path) -> None:
             assert (folder / "more.yaml").exists() is bool(salt), "nothing is copied"
             done = await as_json(fleet, "apply", "-f", str(following), "--prune", "--wait", "--timeout", "60")
             assert done["done"] is True
+            assert done["acks"] == [{"gateway": "default/main", "have": 1, "pending": []}]
             assert await arms(fleet, cookies) == await foretold(fleet, cookies)
         assert len(set(await foretold(fleet, cookies))) == 2
         others = [f"cookie: other={number}" for number in range(20)]

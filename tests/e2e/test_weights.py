@@ -190,7 +190,7 @@ async def test_the_command_line_sets_shows_and_clears(fast: Fleet) -> None:
     told = await pointsman(fast, "weights", "set", "chat", "stable=90", "canary=10", "--wait", "--reason", "first")
     assert f"{RULE} changed (version 1)" in told
     assert "default/canary: 0 % → 10 %" in told
-    assert re.search(r"default/main: 1 proxies have it, the last after [0-9.]+ ms", told)
+    assert re.search(r"default/main: 1 gateway has it, the last after [0-9.]+ ms", told)
     shown = await pointsman(fast, "weights", "get", "default/chat/1")
     assert "version 1, weights of the operator" in shown
     assert re.search(r"10 %  default/canary  \(manifest 0 %\)", shown)

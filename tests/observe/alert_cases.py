@@ -28,6 +28,7 @@ def _phase(phase: str) -> str:
 
 
 CHANGED = 'pointsman_rollout_changed_timestamp_seconds{policy="p"}'
+PROGRAMMED = 'pointsman_rollout_programmed{policy="p"}'
 WEIGHT = 'pointsman_rollout_weight_ratio{policy="p"}'
 ARM = 'pointsman_rollout_arm{policy="p",rule="r",pool="%s",arm="%s"}'
 NO_DATA = 'pointsman_rollout_check_no_data{policy="p",check="errors"}'
@@ -150,6 +151,10 @@ CASES: dict[str, Case] = {
     "PointsmanRolloutAborted": Case(
         fire={_phase("Aborted"): "1x80", CHANGED: "600x80"},
         silent={_phase("Aborted"): "0x80", _phase("Paused"): "1x80", CHANGED: "600x80"},
+    ),
+    "PointsmanAbortLate": Case(
+        fire={_phase("Aborted"): "1x80", PROGRAMMED: "1x8 0x80"},
+        silent={_phase("Aborted"): "1x80", _phase("Progressing"): "0x80", PROGRAMMED: "0x74 1x8"},
     ),
     "PointsmanAnalysisNoData": Case(
         fire={NO_DATA: "1x80", _phase("Progressing"): "1x80"},

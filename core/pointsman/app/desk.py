@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pointsman.app.endpoint_names import names_of, with_names
 from pointsman.app.hypothetical import AskBody, explain_request
 from pointsman.app.status import FleetStatus
 from pointsman.app.traffic import Traffic
@@ -56,8 +57,8 @@ class Desk:
         if self.workers is not None:
             made += await self.workers.recent(limit)
         made.sort(key=lambda one: float(one["at_s"]), reverse=True)
-        now_s = self.clock.monotonic_s()
-        return {"picks": [_aged(one, now_s) for one in made[:limit]]}
+        now_s, names = self.clock.monotonic_s(), names_of(self.holder.plan or Plan())
+        return {"picks": [_told(one, now_s, names) for one in made[:limit]]}
 
     def explain(self, asked: AskBody) -> Json:
         """What would become of a request; nothing is sent or counted.
@@ -65,7 +66,10 @@ class Desk:
         Raises:
             QuestionError: the question does not fit the fleet.
         """
-        return explain_request(self.holder.plan or Plan(), self.picker, asked)
+        plan = self.holder.plan or Plan()
+        found = explain_request(plan, self.picker, asked)
+        names = names_of(plan)
+        return {**found, "picks": [with_names(pick, names) for pick in found["picks"]]}
 
     def resources(self, gateway: str) -> Json | None:
         """What a gateway is to have, as JSON; None for a gateway that is not there."""
@@ -79,6 +83,7 @@ class Desk:
         return [difference_json(stream) for stream in self.xds.streams()]
 
 
-def _aged(brief: Json, now_s: float) -> Json:
-    """With the age of a decision in place of the moment on a clock that nobody else has."""
-    return {"age_s": round(now_s - brief["at_s"], 3), **{key: value for key, value in brief.items() if key != "at_s"}}
+def _told(brief: Json, now_s: float, names: dict[str, str]) -> Json:
+    """With the age of a decision in place of the moment on a clock that nobody else has, and the endpoint's name."""
+    kept = {key: value for key, value in brief.items() if key != "at_s"}
+    return {"age_s": round(now_s - brief["at_s"], 3), **kept, "name": names.get(brief["endpoint"], "")}

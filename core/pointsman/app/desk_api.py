@@ -178,6 +178,7 @@ DESK_SCHEMAS: Final[dict[str, Json]] = {
         "required": ["pick", "request_id", "age_s", "pool", "endpoint", "status", "reason"],
         "properties": {
             **dict.fromkeys(("pick", "request_id", "pool", "model", "endpoint", "reason"), _TEXT),
+            "name": {**_TEXT, "description": "Of the endpoint; empty when it is gone."},
             "age_s": {"type": "number"},
             "status": {"type": "integer"},
             "prompt_tokens": _COUNT,

@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
+from pointsman.app.endpoint_names import names_of, with_names
 from pointsman.app.hypothetical import with_arm
 from pointsman.app.tls import Certificates
 from pointsman.app.version import VERSION
@@ -131,7 +132,10 @@ class FleetStatus:
             found: Json | None = decision.explain()
         else:
             found = None if self._workers is None else await self._workers.explain(pick_id)
-        return None if found is None else with_arm(self._with_forbidden(found), self._holder.plan or Plan())
+        if found is None:
+            return None
+        plan = self._holder.plan or Plan()
+        return with_names(with_arm(self._with_forbidden(found), plan), names_of(plan))
 
     def _with_forbidden(self, decision: Json) -> Json:
         """With the endpoints that residency kept out before the picker was asked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import click
 
 from pointsman.app.client import EXIT_DEGRADED, Admin, admin_options
 from pointsman.app.commands.plan import FOLDER, plan_lines, running_folder
-from pointsman.app.commands.shared import emit, output_option, refuse
+from pointsman.app.commands.shared import emit, have_it, output_option, refuse
 from pointsman.app.manifest_copy import copy_manifests, to_remove
 from pointsman.app.planning import compare
 from pointsman.core.compile import compile_plan
@@ -90,16 +91,22 @@ def apply(
             copy_manifests(new, folder, removed)
     except PointsmanError as error:
         refuse("apply", error)
-    done = dry_run or before is None or not found["changes"] or _arrived(admin, before, found, timeout_s)
+    done, acks = True, []
+    if before is not None and found["changes"]:
+        try:
+            done, acks = _arrived(admin, before, found, timeout_s)
+        except PointsmanError as error:
+            refuse(f"apply: copied to {folder}, but", error)
     answer = {
         "folder": str(folder),
         "dry_run": dry_run,
         "removed": [str(one) for one in removed],
         "done": done,
+        "acks": acks,
         **found,
     }
     head = "would be copied" if dry_run else "copied"
-    emit(answer, output, lambda: [f"{new} {head} to {folder}", *plan_lines(found)])
+    emit(answer, output, lambda: [f"{new} {head} to {folder}", *plan_lines(found), *_acks_lines(acks)])
     if not done:
         click.echo("pointsman apply: some gateway has not got it; `pointsman xds diff` tells which", err=True)
         sys.exit(EXIT_DEGRADED)
@@ -114,17 +121,38 @@ def _present(folder: Path, overlay: Overlay) -> Plan:
         return Plan()
 
 
-def _arrived(admin: Admin, before: Json, found: Json, timeout_s: float) -> bool:
-    """Whether what changed is in force and every connected proxy has it, in time."""
+def _acks_lines(acks: list[Json]) -> Iterator[str]:
+    for one in acks:
+        if not one["have"] and not one["pending"]:
+            yield f"{one['gateway']}: no gateway is connected"
+            continue
+        yield f"{one['gateway']}: {have_it(one['have'])}"
+        yield from (f"{one['gateway']}: {node} has not got it" for node in one["pending"])
+
+
+def _acks(gateway: str, nodes: list[Json], *, stale: bool) -> Json:
+    """How many proxies of a Gateway have what is wanted, and which have not; `stale`: it is not even made yet."""
+    mine = [node for node in nodes if node["gateway"] == gateway]
+    pending = [node["node"] for node in mine if stale or not node["settled"]]
+    return {"gateway": gateway, "have": len(mine) - len(pending), "pending": pending}
+
+
+def _arrived(admin: Admin, before: Json, found: Json, timeout_s: float) -> tuple[bool, list[Json]]:
+    """Whether what changed is in force and everything that is connected has it, in time; and who has, by Gateway.
+
+    Raises:
+        AdminError: the control plane does not answer any more.
+    """
     changed = {one["gateway"] for one in found["gateways"] if one["state"] == "kept" and one["resources"]}
     old = {one["name"]: one["generation"] for one in before["xds"]["gateways"]}
     deadline_s = time.monotonic() + timeout_s
     while True:
         now = admin.ask("GET", "/api/v1/status")
         new = {one["name"]: one["generation"] for one in now["xds"]["gateways"]}
-        newer = all(new.get(name, -1) > old.get(name, -1) for name in changed)
-        if now["configuration"]["accepted"] and newer and all(node["settled"] for node in now["xds"]["nodes"]):
-            return True
-        if time.monotonic() >= deadline_s:
-            return False
+        stale = {name for name in changed if new.get(name, -1) <= old.get(name, -1)}
+        settled = all(node["settled"] for node in now["xds"]["nodes"])
+        arrived = bool(now["configuration"]["accepted"] and not stale and settled)
+        if arrived or time.monotonic() >= deadline_s:
+            names = [one["gateway"] for one in found["gateways"] if one["state"] != "removed"]
+            return arrived, [_acks(name, now["xds"]["nodes"], stale=name in stale) for name in names]
         threading.Event().wait(POLL_S)

@@ -127,6 +127,8 @@ def pick_lines(pick: Json) -> Iterator[str]:
     yield f"{of}: {pick['pool']}, policy {pick['policy']}, {pick['prompt_tokens']} prompt tokens" + (
         f", model {pick['model']}" if pick["model"] else ""
     )
+    if pick["asked_model"]:
+        yield f"  renamed the client asked for model {pick['asked_model']}"
     if pick["request_id"] and pick["route"]:
         yield f"  rule    {pick['route']}"
         if pick["arm"]:
@@ -135,14 +137,21 @@ def pick_lines(pick: Json) -> Iterator[str]:
         yield f"  refused {pick['status'] or 'the gateway goes on without a pick'} {pick['reason']}"
     if pick["no_affinity_because"]:
         yield f"  no prefix affinity: {pick['no_affinity_because']}"
+    names = pick["names"]
+    wide = max((len(names.get(key, "")) + len(key) + 3 for key in (*names, *pick["filtered"])), default=24)
     if pick["endpoints"]:
-        yield f"  order   {', '.join(pick['endpoints'])}"
+        yield f"  order   {', '.join(names.get(key, key) for key in pick['endpoints'])}"
     for place, one in enumerate(pick["candidates"][:HEAD_CANDIDATES], 1):
         terms = ", ".join(f"{name} {value:g}" for name, value in one.get("terms_ms", {}).items())
         cost = f"{one['score_ms']:>10.1f} ms" if "score_ms" in one else ""
         cached = f", {one['cached_tokens']} tokens cached" if one.get("cached_tokens") else ""
-        yield f"  {place:>2} {one['endpoint']:<24} {cost}  {terms}{cached}"
+        yield f"  {place:>2} {_called(names, one['endpoint']):<{wide}} {cost}  {terms}{cached}"
     if len(pick["candidates"]) > HEAD_CANDIDATES:
         yield f"     and {len(pick['candidates']) - HEAD_CANDIDATES} more"
     for key, why in pick["filtered"].items():
-        yield f"   - {key:<24} filtered: {why}"
+        yield f"   - {_called(names, key):<{wide}} filtered: {why}"
+
+
+def _called(names: dict[str, str], key: str) -> str:
+    """An endpoint's name with its address."""
+    return f"{names[key]} ({key})" if key in names else key

@@ -61,6 +61,11 @@ def emit(value: Any, output: str, lines: Callable[[], Iterable[str]]) -> None:
             click.echo(line)
 
 
+def have_it(gateways: int) -> str:
+    """How many gateways have acknowledged something."""
+    return "1 gateway has it" if gateways == 1 else f"{gateways} gateways have it"
+
+
 def host_port(text: str) -> tuple[str, int]:
     """The type of an option: `HOST:PORT` as (host, port); an IPv6 address stands in brackets."""
     host, _, port = text.rpartition(":")

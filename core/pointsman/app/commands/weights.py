@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from pointsman.app.client import ANSWER_TIMEOUT_S, EXIT_DEGRADED, Admin, admin_options, user_name
-from pointsman.app.commands.shared import emit, output_option, refuse
+from pointsman.app.commands.shared import emit, have_it, output_option, refuse
 from pointsman.core.errors import PointsmanError
 
 Json = Any
@@ -196,9 +196,9 @@ def _acks_lines(acks: Json) -> list[str]:
     gateway, nodes = acks["gateway"], acks["acked_ms"]
     lines = [f"  {gateway}: not served: {problem}" for problem in acks["problems"]]
     if nodes:
-        lines.append(f"  {gateway}: {len(nodes)} proxies have it, the last after {max(nodes.values()):g} ms")
+        lines.append(f"  {gateway}: {have_it(len(nodes))}, the last after {max(nodes.values()):g} ms")
     elif acks["done"]:
-        lines.append(f"  {gateway}: no proxy is connected")
+        lines.append(f"  {gateway}: no gateway is connected")
     lines += [f"  {gateway}: {node} has refused it: {message}" for node, message in acks["rejected"].items()]
     return lines + [f"  {gateway}: {node} has not answered" for node in acks["pending"]]
 

@@ -112,7 +112,7 @@ def _ack_lines(found: Json) -> Iterator[str]:
             for one in node["rejected"]:
                 yield f"    rejected {one['type']} {one['name']}: {one['message']}"
         if not nodes:
-            yield "  no proxy is connected"
+            yield "  no gateway is connected"
     for node in found["nodes"]:
         if node["gateway"] is None:
             yield f"{node['node']} ({node['peer']}) belongs to no gateway and gets nothing"
@@ -120,7 +120,11 @@ def _ack_lines(found: Json) -> Iterator[str]:
 
 def _diff_lines(nodes: Json) -> Iterator[str]:
     if not any(node["resources"] for node in nodes):
-        yield f"no difference: {len(nodes)} proxies have what they are to have"
+        yield "no difference: " + (
+            "1 gateway has what it is to have"
+            if len(nodes) == 1
+            else f"{len(nodes)} gateways have what they are to have"
+        )
     for node in nodes:
         for one in node["resources"]:
             has, wanted = one["has"] or "nothing", one["wanted"] or "nothing"

@@ -11,7 +11,12 @@ from pointsman.app.observe.write import write
 
 
 @click.command()
-@click.option("--runbooks", default=RUNBOOKS, show_default=True, help="Where the pages of docs/runbooks are published.")
+@click.option(
+    "--runbooks",
+    default=RUNBOOKS,
+    show_default=True,
+    help="Where the pages of docs/runbooks are: a path, or the address where you publish them.",
+)
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 def main(folder: Path, runbooks: str) -> None:
     """Write grafana/*.json and prometheus/*.yaml below FOLDER."""

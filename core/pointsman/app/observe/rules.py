@@ -12,8 +12,9 @@ from typing import Any, Final
 
 Json = dict[str, Any]
 
-RUNBOOKS: Final = "https://pointsman.dev/docs/runbooks"
-"""Where alerts link to unless `--runbooks` says otherwise: the pages of docs/runbooks, wherever they are published."""
+RUNBOOKS: Final = "docs/runbooks"
+"""Where alerts say that their pages are, unless `--runbooks` says otherwise: in a clone of the repository. A link to
+click on needs an address where they are published."""
 
 _POOLS: Final = 'cluster!~"pointsman-.*"'
 """The clusters of gateways that are pools, not the control plane or the picker."""
@@ -238,6 +239,16 @@ ALERTS: Final = (
         summary="Rollout {{ $labels.policy }} was aborted within the last hour: the canary gets nothing.",
     ),
     Alert(
+        name="PointsmanAbortLate",
+        expr=(
+            'max by (policy) (pointsman_rollout_phase{phase=~"Aborting|Aborted"}) == 1 and '
+            "on (policy) min by (policy) (pointsman_rollout_programmed) == 0"
+        ),
+        hold="10s",
+        severity=Severity.PAGE,
+        summary="Rollout {{ $labels.policy }} was aborted, and some gateway still sends requests to the canary.",
+    ),
+    Alert(
         name="PointsmanAnalysisNoData",
         expr=(
             "max by (policy, check) (pointsman_rollout_check_no_data) == 1 and on (policy) "
@@ -360,5 +371,5 @@ def _alert_json(alert: Alert, runbooks: str) -> Json:
         "expr": alert.expr,
         "for": alert.hold,
         "labels": {"severity": alert.severity.value},
-        "annotations": {"summary": alert.summary, "runbook_url": f"{runbooks}/{alert.runbook}"},
+        "annotations": {"summary": alert.summary, "runbook_url": f"{runbooks.rstrip('/')}/{alert.runbook}"},
     }
