@@ -3,7 +3,8 @@
     python bench/rollout/false_alarms.py [--rollouts 1000] [--requests-per-s 50] [--only TEXT] [--limit-s 300]
 
 Every rollout is judged every 5 s from its first step to its end, which is hundreds of looks; the promise is for the
-rollout, not for one look. Seeds are 0, 1, 2, …, so the table can be made again. `--limit-s` cuts a row short: it has as many rollouts as there was time.
+rollout, not for one look. Seeds are 0, 1, 2, …, so the table can be made again. `--limit-s` cuts a row short: it has
+as many rollouts as there was time for.
 """
 
 from __future__ import annotations
