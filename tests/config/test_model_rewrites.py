@@ -229,7 +229,7 @@ def test_the_arms_reach_envoy_as_their_golden_resources() -> None:
     ours = {kind: [one["resource"] for one in found[kind] if "~" in one["name"]] for kind in ("CDS", "EDS")}
     routes = [route for one in found["RDS"] for host in one["resource"]["virtual_hosts"] for route in host["routes"]]
     ours["RDS"] = [route["route"] for route in routes if "~" in json.dumps(route)]
-    text = json.dumps(ours, indent=1) + "\n"
+    text = json.dumps(ours, indent=1, sort_keys=True) + "\n"
     if os.environ.get("POINTSMAN_REWRITE_GOLDEN"):
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()

@@ -68,7 +68,7 @@ def test_every_annotation_and_label_has_a_text() -> None:
 
 
 def test_every_reason_that_clients_see_has_a_text() -> None:
-    told = {wire.NO_READY_ENDPOINT, wire.VARIANT_UNAVAILABLE, replies.TOO_LARGE}
+    told = {wire.NO_READY_ENDPOINT, wire.VARIANT_UNAVAILABLE, replies.TOO_LARGE, replies.MODEL_UNREAD}
     told |= {value for name, value in vars(decision).items() if name.isupper() and isinstance(value, str)}
     assert told | direct_reasons() == set(words.REASONS) | set(words.UNPICKED)
 

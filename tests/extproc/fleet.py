@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pointsman.core.model import Endpoint, Health, Plan, Pool, Site, SiteGroup
+from pointsman.core.model import Endpoint, Health, ModelRewrite, Plan, Pool, Site, SiteGroup
 
 POOL = "default/llama"
 
@@ -13,6 +13,7 @@ def make_plan(
     pool: str = POOL,
     health: dict[str, Health] | None = None,
     sites: tuple[Site, ...] = (),
+    rewrites: tuple[ModelRewrite, ...] = (),
 ) -> Plan:
     """A Plan of one pool: site → endpoints (`ip:port`), the first site at priority 0."""
 
@@ -28,5 +29,5 @@ def make_plan(
     known = {site.name for site in sites}
     return Plan(
         sites=tuple(sorted((*sites, *(Site(name=n) for n in endpoints if n not in known)), key=lambda s: s.name)),
-        pools=(Pool(name=pool, groups=groups),),
+        pools=(Pool(name=pool, groups=groups, rewrites=rewrites),),
     )

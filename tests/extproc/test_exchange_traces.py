@@ -3,6 +3,7 @@
 A block is a command, `----`, and exactly what came of it:
 
     fleet ready | drained | none      what the picker knows: two endpoints at two sites; the same, draining; no pool
+    fleet renaming                    two endpoints; "review" is renamed to "review-v2", other models stay
     stream                            a new ext_proc stream (`stream pool=NAME`: with a default pool)
     body TEXT | body-cut TEXT         a buffered body, whole or cut by the proxy
     headers MODE NAME=VALUE…          request headers; MODE is none, buffered or duplex, `+end` when no body follows
@@ -28,11 +29,12 @@ from extproc.fleet import POOL, make_plan
 from pointsman.core import wire
 from pointsman.core.clock import ManualClock
 from pointsman.core.errors import PeerError
-from pointsman.core.model import Health, Plan
+from pointsman.core.model import Health, ModelRewrite, Plan
 from pointsman.extproc import Exchange, Picker
 
 TRACES = sorted((Path(__file__).parent / "traces").glob("*.txt"))
 MODES = processing_mode_pb2.ProcessingMode
+REVIEW = ModelRewrite(model="review", targets=(("review-v2", 10_000),))
 FLEET = {"near": ["10.0.0.1:80"], "far": ["10.1.0.1:80"]}
 
 
@@ -49,7 +51,8 @@ class Conversation:
         match verb:
             case "fleet":
                 health = {key: Health.DRAINING for keys in FLEET.values() for key in keys} if rest == "drained" else {}
-                self.picker.apply(Plan() if rest == "none" else make_plan(FLEET, health=health))
+                rewrites = (REVIEW,) if rest == "renaming" else ()
+                self.picker.apply(Plan() if rest == "none" else make_plan(FLEET, health=health, rewrites=rewrites))
                 for rtt_ms, keys in zip((1.0, 80.0), FLEET.values(), strict=True):
                     self.picker.signals(keys[0], rtt_ms=rtt_ms)
                 return []
@@ -151,6 +154,8 @@ def shown(reply: ext_proc.ProcessingResponse) -> str:
             body = streamed.body.decode()
             words.append(f"streamed {body if len(body) < 40 else f'{len(body)} bytes'}")
             words += ["end"] if streamed.end_of_stream else []
+        elif common.HasField("body_mutation"):
+            words.append(f"body {common.body_mutation.body.decode()}")
     for namespace, value in sorted(reply.dynamic_metadata.fields.items()):
         words += [f"{namespace}:{k}={v.string_value}" for k, v in sorted(value.struct_value.fields.items())]
     return " ".join(words)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from extproc.fleet import make_plan
+from pointsman.core.model import ModelRewrite
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -74,3 +78,22 @@ async def test_envoy_tells_the_served_endpoint(duplex_gateway: Gateway) -> None:
     (headers,) = [m for m in messages if m.WhichOneof("request") == "response_headers"]
     lb = headers.metadata_context.filter_metadata["envoy.lb"].fields
     assert lb["x-gateway-destination-endpoint-served"].string_value == gateway.near[0].key
+
+
+async def test_the_model_is_renamed_and_the_length_fits(duplex_gateway: Gateway) -> None:
+    gateway = duplex_gateway
+    rewrite = ModelRewrite(model="llama", targets=(("a model with a longer name", 10_000),))
+    gateway.picker.apply(make_plan(gateway.endpoints, rewrites=(rewrite,)))
+    wanted = [json.dumps({"model": name, "prompt": "x"}).encode() for name in ("a model with a longer name", "other")]
+    sent = [wanted[0].replace(b"a model with a longer name", b"llama"), wanted[1]]
+    for body in sent:
+        assert (await gateway.post("/v1/completions", data=body))[0] == 200
+        chunks = aiohttp.AsyncIterablePayload(_pieces(body))  # chunked: no length to change
+        assert (await gateway.post("/v1/completions", data=chunks))[0] == 200
+    received = [body for upstream in (*gateway.near, *gateway.far) for body in upstream.bodies]
+    assert sorted(received) == sorted([*wanted, *wanted])
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 10):
+        yield body[start : start + 10]

@@ -12,8 +12,9 @@ import pytest
 from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from extproc.fleet import make_plan
 from pointsman.core.engine_metrics import EngineMetrics
-from pointsman.core.model import Plan
+from pointsman.core.model import ModelRewrite, Plan
 from pointsman.extproc.feedback import Feedback, entries
 from support.waiting import eventually
 
@@ -56,6 +57,20 @@ async def test_picks_are_honoured_and_only_requests_reach_the_picker(gateway: Ga
     messages = [ext_proc.ProcessingRequest.FromString(data) for data in gateway.recorder.messages["Process"]]
     assert [m.WhichOneof("request") for m in messages] == ["request_body"] * 20
     assert json.loads(messages[0].request_body.body) == CHAT
+
+
+async def test_the_model_is_renamed_with_the_pick(gateway: Gateway) -> None:
+    rewrite = ModelRewrite(model="llama", targets=(("m", 10_000),))
+    gateway.picker.apply(make_plan(gateway.endpoints, rewrites=(rewrite,)))
+    upstream = gateway.near[0]
+    for size in (10, 200_000, 3_000_000):
+        body = json.dumps({"prompt": "x" * size, "model": "llama"}).encode()
+        upstream.bodies.clear()
+        gateway.near[1].bodies.clear()
+        assert (await gateway.post("/v1/completions", data=body))[0] == 200
+        assert [*upstream.bodies, *gateway.near[1].bodies] == [body.replace(b'"llama"', b'"m"')]
+    decision = gateway.picker.recent()[-1]
+    assert (decision.asked_model, decision.model) == ("llama", "m")
 
 
 async def test_a_gateway_that_promises_nothing_is_served_alike(plain_gateway: Gateway) -> None:

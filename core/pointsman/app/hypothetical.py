@@ -13,7 +13,7 @@ from pointsman.core.model import Gateway, Listener, PickProfile, Plan, Rule
 from pointsman.core.wire import AFFINITY_HEADER, OBJECTIVE_HEADER
 from pointsman.extproc import Picker
 from pointsman.extproc.decision import NO_BODY, PickRequest
-from pointsman.extproc.request import read_body
+from pointsman.extproc.request import Body, read_body
 
 Json = dict[str, Any]
 
@@ -166,17 +166,24 @@ def _picks(route: Route, arm: Arm, request: RequestHead, body: str, *, plan: Pla
     if rule.profile is PickProfile.BODY and not body and request.method == "GET":
         return []  # without a body the picker is not asked
     pools = [arm.pool] if arm.pool else [one.pool for one in rule.arms if one.weight]
+    user = request.header(AFFINITY_HEADER) or ""
     read = read_body(body.encode()) if body and rule.profile is PickProfile.BODY else NO_BODY
     made = [
         picker.preview(
             PickRequest(
                 pool=pool,
-                body=read,
+                body=_renamed(picker, pool, read, body, user),
                 path=request.path,
-                affinity=request.header(AFFINITY_HEADER) or "",
+                affinity=user,
                 objective=request.header(OBJECTIVE_HEADER) or "",
             )
         )
         for pool in dict.fromkeys(pools)
     ]
     return [with_arm(one.explain() | {"route": rule.name}, plan) for one in made]
+
+
+def _renamed(picker: Picker, pool: str, read: Body, text: str, user: str) -> Body:
+    """The body as the pool's model servers would get it."""
+    found = picker.models.rename(pool, text.encode(), identity=user) if read is not NO_BODY else None
+    return read if found is None or found.unread else replace(read, model=found.model, asked_model=found.asked)

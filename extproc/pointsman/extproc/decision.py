@@ -64,6 +64,7 @@ class Decision:
     policy: str = ""
     at_s: float = 0.0
     model: str = ""
+    asked_model: str = ""  # what the client called it, where it is renamed
     problem: str = ""
     prompt_tokens: int = 0
     pool_keys: tuple[str, ...] = ()
@@ -120,6 +121,7 @@ class Decision:
             "policy": self.policy,
             "at_s": self.at_s,
             "model": self.model,
+            "asked_model": self.asked_model,
             "prompt_tokens": self.prompt_tokens,
             "no_affinity_because": self.problem,
             "endpoints": list(self.endpoints),

@@ -11,13 +11,13 @@ Which profile a peer speaks shows in its first message:
                                                          response is handed back as it comes
 
 A pool that we do not know (yet) is passed through without a pick, so that the proxy balances by itself; a known pool
-without a ready endpoint is refused. In the first two profiles the outcome comes by the access log, in full duplex by
-the response on this stream.
+without a ready endpoint is refused. A body whose model is renamed goes back changed. In the first two profiles the
+outcome comes by the access log, in full duplex by the response on this stream.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Protocol
 
@@ -45,6 +45,7 @@ from pointsman.extproc import replies
 from pointsman.extproc.decision import NO_BODY, Decision, PickRequest
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.inflight import Account
+from pointsman.extproc.model_rules import ModelRules, Renaming
 from pointsman.extproc.request import Body, read_body
 
 Request = ext_proc.ProcessingRequest
@@ -56,6 +57,9 @@ _BUFFERED_MODES = frozenset({_MODE.BUFFERED, _MODE.BUFFERED_PARTIAL})
 
 class Picks(Protocol):
     """What the exchange needs of the picker."""
+
+    @property
+    def models(self) -> ModelRules: ...
 
     def pick(self, request: PickRequest) -> Decision: ...
 
@@ -84,6 +88,7 @@ class _Seen:
     route: str = ""
     subset: frozenset[str] | None = None
     grpc: bool = False
+    sized: bool = False  # the length of the body is in its headers
 
 
 class Exchange:
@@ -169,9 +174,13 @@ class Exchange:
     # Requests
 
     def _body(self, body: ext_proc.HttpBody, read: Body | None) -> list[Response]:
-        decision = self._pick(read or read_body(body.body, partial=not body.end_of_stream))
         self.phase = Phase.DONE
-        return [self._refused(decision) or replies.body_reply(decision)]
+        partial = not body.end_of_stream
+        renaming = self._rename(body.body, partial=partial)
+        if renaming is not None and renaming.unread:
+            return [replies.refusal(400, replies.MODEL_UNREAD)]
+        decision = self._pick(read or read_body(body.body, partial=partial), renaming)
+        return [self._refused(decision) or replies.body_reply(decision, renaming.body if renaming else None)]
 
     def _bodyless(self) -> list[Response]:
         """Trailers where a body was announced: there was none."""
@@ -205,19 +214,33 @@ class Exchange:
     def _whole(self, read: Body | None, *, trailers: bool) -> list[Response]:
         body = b"".join(self._chunks)
         self._chunks.clear()
-        decision = self._pick(read or read_body(body))
+        renaming = self._rename(body)
+        if renaming is not None and renaming.unread:
+            self.phase = Phase.DONE
+            return [replies.refusal(400, replies.MODEL_UNREAD, grpc=self._seen.grpc)]
+        decision = self._pick(read or read_body(body), renaming)
         refused = self._refused(decision)
         if refused is not None:
             self.phase = Phase.DONE
             return [refused]
         self.phase = Phase.RELAY
-        answer = [replies.headers_reply(decision, with_header=True)]
+        length_bytes = None
+        if renaming is not None:
+            body = renaming.body
+            length_bytes = len(body) if self._seen.sized else None
+        answer = [replies.headers_reply(decision, with_header=True, length_bytes=length_bytes)]
         if body or not trailers:
             answer += replies.streamed_request_body(body, end_of_stream=not trailers)
         return [*answer, replies.request_trailers_reply()] if trailers else answer
 
-    def _pick(self, body: Body) -> Decision:
+    def _rename(self, body: bytes, *, partial: bool = False) -> Renaming | None:
         seen = self._seen
+        return self._picker.models.rename(seen.pool, body, partial=partial, identity=seen.affinity or seen.request_id)
+
+    def _pick(self, body: Body, renaming: Renaming | None = None) -> Decision:
+        seen = self._seen
+        if renaming is not None:
+            body = replace(body, model=renaming.model, asked_model=renaming.asked)
         self.decision = self._picker.pick(
             PickRequest(
                 pool=seen.pool,
@@ -297,6 +320,8 @@ class Exchange:
                         seen.request_id = seen.request_id or value
                     case ":path":
                         seen.path = seen.path or value
+                    case "content-length":
+                        seen.sized = True
                     case "content-type":
                         seen.grpc = value.startswith("application/grpc")
                     case name if name == AFFINITY_HEADER:

@@ -28,6 +28,7 @@ from pointsman.extproc.filters import Codes, Filtered, filter_rows
 from pointsman.extproc.gossip import EndpointLoad, Loads, Outbox
 from pointsman.extproc.inflight import EXPIRY_S, Account, InFlight
 from pointsman.extproc.kv_events.mirror import Correction
+from pointsman.extproc.model_rules import ModelRules
 from pointsman.extproc.penalties import penalise
 from pointsman.extproc.pick import Order, PickPolicy, by_cost, by_outstanding, by_turn, rendezvous, top
 from pointsman.extproc.prefix import BLOCK_TOKENS, BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
@@ -76,6 +77,7 @@ class Picker:
         self.table = EndpointTable()
         self.index = PrefixIndex()
         self.inflight = InFlight(self.table, expiry_s)
+        self.models = ModelRules()
         self._engines = Engines(self.table, self.index, clock)
         self._calibration = Calibration(self.table) if calibrate else None
         self._admission = admission
@@ -97,6 +99,7 @@ class Picker:
         """Follow a new Plan; accounts, prefixes and measurements of endpoints that stay are kept."""
         changes = self.table.sync(plan, self._clock.monotonic_s())
         self._admissions = admissions(plan)
+        self.models.apply(plan)
         for row in changes.freed:
             self._engines.forget(row)
             if self._calibration is not None:
@@ -194,6 +197,7 @@ class Picker:
             policy=self.policy.value,
             at_s=now_s,
             model=body.model,
+            asked_model=body.asked_model,
             problem=body.problem,
             prompt_tokens=tokens,
             pool_keys=pool.keys,
@@ -370,6 +374,7 @@ class Picker:
             policy=self.policy.value,
             at_s=self._clock.monotonic_s(),
             model=request.body.model,
+            asked_model=request.body.asked_model,
             problem=request.body.problem,
             pool_keys=pool.keys if pool else (),
             codes=codes,

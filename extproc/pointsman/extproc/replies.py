@@ -21,9 +21,11 @@ GRPC_RESOURCE_EXHAUSTED: Final = 8
 _GRPC_STATUS: Final = {413: GRPC_RESOURCE_EXHAUSTED, 429: GRPC_RESOURCE_EXHAUSTED, 451: GRPC_PERMISSION_DENIED}
 
 TOO_LARGE: Final = "prompt-too-large"
+MODEL_UNREAD: Final = "model-unread"
 
 _TEXTS: Final = {
     TOO_LARGE: "The request body is larger than the picker reads.",
+    MODEL_UNREAD: "The model stands too far behind in the request body: put it first.",
     NO_READY_ENDPOINT: "No endpoint of the pool is ready.",
     NOT_IN_SUBSET: "None of the endpoints that the gateway allows is ready.",
     OVER_OBJECTIVE: "No endpoint can answer within the request's objective now.",
@@ -31,16 +33,23 @@ _TEXTS: Final = {
 }
 
 
-def body_reply(decision: Decision) -> ext_proc.ProcessingResponse:
-    """Go on, with the pick in dynamic metadata: the answer of the one-message profile."""
+def body_reply(decision: Decision, body: bytes | None = None) -> ext_proc.ProcessingResponse:
+    """Go on, with the pick in dynamic metadata: the answer of the one-message profile. `body`: instead of the client's;
+    Envoy makes the content-length fit."""
     reply = ext_proc.ProcessingResponse()
-    reply.request_body.response.SetInParent()
+    common = reply.request_body.response
+    common.SetInParent()
+    if body is not None:
+        common.body_mutation.body = body
     _add_metadata(reply, decision)
     return reply
 
 
-def headers_reply(decision: Decision | None = None, *, with_header: bool = False) -> ext_proc.ProcessingResponse:
-    """Go on after the request headers. `with_header`: the pick as a header, too (Endpoint Picker Protocol)."""
+def headers_reply(
+    decision: Decision | None = None, *, with_header: bool = False, length_bytes: int | None = None
+) -> ext_proc.ProcessingResponse:
+    """Go on after the request headers. `with_header`: the pick as a header, too (Endpoint Picker Protocol).
+    `length_bytes`: of the body, where that has changed."""
     reply = ext_proc.ProcessingResponse()
     common = reply.request_headers.response
     common.SetInParent()
@@ -48,10 +57,9 @@ def headers_reply(decision: Decision | None = None, *, with_header: bool = False
         _add_metadata(reply, decision)
         if with_header:
             common.clear_route_cache = True
-            edit = common.header_mutation.set_headers.add()
-            edit.header.key = DESTINATION_KEY
-            edit.header.raw_value = decision.destination.encode()
-            edit.append_action = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+            _overwrite(common.header_mutation, DESTINATION_KEY, decision.destination)
+    if length_bytes is not None:
+        _overwrite(common.header_mutation, "content-length", str(length_bytes))
     return reply
 
 
@@ -64,7 +72,7 @@ def _add_metadata(reply: ext_proc.ProcessingResponse, decision: Decision) -> Non
 
 
 def streamed_request_body(body: bytes, *, end_of_stream: bool) -> list[ext_proc.ProcessingResponse]:
-    """The request body given back unchanged, in chunks; at least one message."""
+    """The request body given back, in chunks; at least one message."""
     last = max(0, (len(body) - 1) // CHUNK_BYTES)
     replies = []
     for number in range(last + 1):
@@ -140,7 +148,11 @@ def _openai_type(status: int) -> str:
 
 
 def _set_header(immediate: ext_proc.ImmediateResponse, name: str, value: str) -> None:
-    edit = immediate.headers.set_headers.add()
+    _overwrite(immediate.headers, name, value)
+
+
+def _overwrite(mutation: ext_proc.HeaderMutation, name: str, value: str) -> None:
+    edit = mutation.set_headers.add()
     edit.header.key = name
     edit.header.raw_value = value.encode()
     edit.append_action = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD

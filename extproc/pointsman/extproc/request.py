@@ -115,9 +115,11 @@ class _Lean(_Fields):
 class Body:
     """What a request body asks for. `prompt` is the rendering, empty when nothing could be rendered; `prompt_bytes` is
     its length, or that of the body where the rendering is cut or missing. `max_tokens` is 0 when it is not said.
-    `token_ids`: the prompt is nothing but token ids. `problem` is empty when the body was read."""
+    `token_ids`: the prompt is nothing but token ids. `problem` is empty when the body was read. `asked_model`: what the
+    client called the model, where that is renamed to `model`."""
 
     model: str = ""
+    asked_model: str = ""
     prompt: bytes = b""
     prompt_bytes: int = 0
     stream: bool = False
