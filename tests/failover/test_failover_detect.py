@@ -155,6 +155,16 @@ def test_attempts_that_were_given_up_where_load_is_refused_count_as_load(world: 
     assert Trigger.ERROR_RATE not in triggers_of(world.send(5.0, 50.0, given_up))
 
 
+def test_a_full_site_that_dies_is_not_taken_for_full_for_ever(world: World) -> None:
+    """Its last scrape told of a queue, and attempts that are given up there are no sign of life."""
+    world.seen = views(like=replace(UP, waiting=40.0))
+    world.send(3.0, 50.0, well)
+    world.seen = {**views(like=replace(UP, waiting=40.0, scrape_failing=True)), OTHER: [replace(UP, endpoint="b:80")]}
+    gone = world.send(2.0, 50.0, failing(1.0), until=Trigger.ERROR_RATE)
+    assert Trigger.ERROR_RATE in triggers_of(gone)
+    assert Trigger.PROBE in triggers_of(world.send(2.0, 50.0, failing(1.0), until=Trigger.PROBE))
+
+
 def test_a_night_with_a_request_in_five_seconds_is_judged_too() -> None:
     world = World(seen=views(KEYS[:1]))
     found = world.look()

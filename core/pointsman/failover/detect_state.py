@@ -142,17 +142,17 @@ class MemberState:
             self.baseline.add(at_s, sample.expected_ms, took_ms)
 
     def _ended(self, sample: Sample, endpoint: EndpointState) -> None:
-        at_s, bad = sample.at_s, sample.failed
+        at_s = sample.at_s
         if sample.overloaded:
             endpoint.overload_s = at_s
-        if bad and sample.retried and (endpoint.busy or at_s - endpoint.overload_s < OVERLOAD_S):
-            bad, endpoint.overload_s = False, at_s
+        full = endpoint.busy or at_s - endpoint.overload_s < OVERLOAD_S
+        bad = sample.failed and not (sample.retried and full)
         self.overloads.add(at_s, bad=sample.overloaded)
         endpoint.rings.outcome(at_s, bad=bad)
         self.rings.outcome(at_s, bad=bad)
         if bad:
             self.bad_s = max(self.bad_s, at_s)
-        else:
+        if not sample.failed:  # what was given up is no sign of life, whatever it is blamed on
             endpoint.good_s = max(endpoint.good_s, at_s)
 
     def _pace(self, endpoint: EndpointState, at_s: float, excess_ms: float, *, bad: bool) -> None:
@@ -178,7 +178,7 @@ class MemberState:
         queues = 0
         for view in views:
             endpoint = self.endpoint(view.endpoint)
-            endpoint.busy = view.waiting is not None and view.waiting >= busy
+            endpoint.busy = view.answers and view.waiting is not None and view.waiting >= busy
             queues += endpoint.busy
         self.busy = 2 * queues > len(views)
         if self.busy:

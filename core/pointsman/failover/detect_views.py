@@ -12,9 +12,6 @@ from pointsman.failover.model import EndpointView, Finding, Trigger
 STALE_S: Final = 5.0
 """Age from which a queue that was scraped says nothing about now."""
 
-FRESH_S: Final = 2.0
-"""Age up to which a scrape proves that somebody is there: ten tries at the usual five a second."""
-
 ANSWERED_S: Final = 1.2
 """A request that was answered so lately proves that an endpoint is there, whatever scrapes say: longer than a pause of
 one second, and short enough for a black hole to be left within two."""
@@ -128,7 +125,7 @@ def _level(view: EndpointView, limits: Saturation) -> float | None:
 
 def follow_rtt(member: MemberState, views: Sequence[EndpointView], *, suspicious: bool) -> None:
     """The usual time of a scrape: the shortest of the endpoints, which share a network."""
-    rtt_ms = min((view.rtt_ms for view in views if view.rtt_ms is not None and _answers(view)), default=None)
+    rtt_ms = min((view.rtt_ms for view in views if view.rtt_ms is not None and view.answers), default=None)
     if rtt_ms is None:
         return
     if member.rtt_ms is None or rtt_ms < member.rtt_ms:
@@ -150,15 +147,11 @@ def probes_say(member: MemberState, views: Sequence[EndpointView]) -> bool | Non
         view
         for view in views
         if (view.unhealthy is None or view.unhealthy < limit)
-        and (_answers(view) or (view.metrics_age_s is None and not view.scrape_failing and view.unhealthy is not None))
+        and (view.answers or (view.metrics_age_s is None and not view.scrape_failing and view.unhealthy is not None))
         and not (view.rtt_ms is not None and _far(member, view.rtt_ms))
         and (_level(view, limits) or 0.0) < 1.0
     ]
     return 2 * len(well) > len(views)
-
-
-def _answers(view: EndpointView) -> bool:
-    return not view.scrape_failing and view.metrics_age_s is not None and view.metrics_age_s <= FRESH_S
 
 
 def _far(member: MemberState, rtt_ms: float) -> bool:

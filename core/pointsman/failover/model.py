@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from pointsman.core.model import TOTAL_WEIGHT
+
+FRESH_SCRAPE_S: Final = 2.0
+"""Age up to which a scrape proves that somebody is there: ten tries at the usual five a second."""
 
 
 class Trigger(Enum):
@@ -83,6 +87,11 @@ class EndpointView:
     kv_usage: float | None = None
     unhealthy: float | None = None
     rtt_ms: float | None = None
+
+    @property
+    def answers(self) -> bool:
+        """A scrape proves that somebody is there now."""
+        return not self.scrape_failing and self.metrics_age_s is not None and self.metrics_age_s <= FRESH_SCRAPE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
