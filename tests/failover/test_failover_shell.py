@@ -346,9 +346,9 @@ async def test_an_ipv6_endpoint_may_be_written_in_any_way(tmp_path: Path, writte
         assert not plane.operations.overlay.drained
 
 
-async def test_damaged_operations_are_named(tmp_path: Path) -> None:
-    (tmp_path / "operations.json").write_text('{"version": 1, "runs": []}')
-    async with running(Plane(tmp_path)) as plane:
-        operations = TrafficOperations(state=tmp_path, failover=plane.failover, clock=SystemClock())
-        with pytest.raises(StateError, match=r"operations\.json"):
-            await operations.run()
+@pytest.mark.parametrize("content", [b'{"version": 1, "runs": []}', b'{"version": 9}', b"", b"\xff"])
+def test_damaged_operations_start_nothing_and_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "operations.json").write_bytes(content)
+    plane = Plane(tmp_path)
+    with pytest.raises(StateError, match=r"operations\.json"):
+        TrafficOperations(state=tmp_path, failover=plane.failover, clock=SystemClock())

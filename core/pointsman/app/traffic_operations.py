@@ -66,14 +66,19 @@ class Seen:
 
 
 class TrafficOperations:
-    """See the module. Only the control plane that leads failover carries operations out. `state`: the state folder."""
+    """See the module. Only the control plane that leads failover carries operations out. `state`: the state folder.
+
+    Raises:
+        StateError: what was kept cannot be read, or is damaged. Then nothing starts: taken for nothing, every operation
+            would be repeated.
+    """
 
     def __init__(self, *, state: Path, failover: Failover, clock: Clock) -> None:
         self._folder = StateFolder(state)
         self._failover = failover
         self._clock = clock
         self._wanted: tuple[Operation, ...] = ()
-        self._state = schedule.Operations()
+        self._state = self._read()
         self._seen = Seen()
         self._judging = False  # an operation is in force that what clients see would end
         self._problem = ""
@@ -108,7 +113,7 @@ class TrafficOperations:
     async def run(self) -> None:
         """Carry out what is due until cancelled."""
         await self._failover.leading()
-        self._state = await asyncio.to_thread(self._read)
+        self._state = await asyncio.to_thread(self._read)  # another process may have led since this one began
         for order in schedule.resume(self._state):
             await self._carry_out(order)
         while True:
@@ -156,7 +161,7 @@ class TrafficOperations:
         """What was kept.
 
         Raises:
-            StateError: it cannot be read, or it is damaged: taken for nothing every operation would be repeated.
+            StateError: it cannot be read, or it is damaged.
         """
         path = self._folder.path / FILE
         try:
