@@ -47,6 +47,8 @@ async def test_the_page_shows_the_fleet_and_follows_it(page: Page, tmp_path: Pat
         await page.shows("1 proxy", "#fleet")
         await page.shows("50 % of chat/1", "#fleet")
         await page.shows("%", "#shares .legend")
+        assert await page.script("(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)"
+                                 "(document.querySelector('#fleet .scroll'))") == 0, "the table fits"  # fmt: skip
         assert await page.script("document.querySelectorAll('#shares svg rect').length") >= 2
 
         by = "document.querySelector('#by')"
