@@ -16,6 +16,7 @@ from pointsman.core.change import ChangeError, Signature, WeightChange, decide, 
 from pointsman.core.compile import compile_plan
 from pointsman.core.model import ModelRewrite, Plan
 from pointsman.core.overlay import EMPTY, Overlay
+from pointsman.rollout.manifest import spec_of
 from pointsman.xds import BuildOptions, build_resources, render
 
 GOLDEN = Path(__file__).parent / "golden" / "model-rewrite.json"
@@ -188,6 +189,56 @@ def test_what_is_not_renamed_is_told() -> None:
     assert not [note for note in compiled(rewrite(REVIEW), fleet=closed).notes if "Renamed" in note.reason]
     [grpc] = [note for note in compiled(rewrite(REVIEW, pool={"name": "stream"})).notes if "Renamed" in note.reason]
     assert (grpc.rule, grpc.reason) == ("GRPCRoute/default/generate/0", "ModelsNotRenamed")
+
+
+def policy(stable: dict[str, str], canary: dict[str, str], **spec: Any) -> str:
+    ref = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat"}
+    document = {
+        "apiVersion": "pointsman.dev/v1alpha1",
+        "kind": "RolloutPolicy",
+        "metadata": {"name": "chat"},
+        "spec": {
+            "targetRefs": [ref],
+            "stable": stable,
+            "canary": canary,
+            "steps": [{"weight": "100%"}],
+            "assignment": {"by": {"header": "x-user-id"}},
+            **spec,
+        },
+    }
+    return f"---\n{yaml.safe_dump(document)}"
+
+
+V1, V2 = ({"name": "stable", "model": f"review-v{number}"} for number in (1, 2))
+
+
+def test_a_policy_names_models_of_a_pool() -> None:
+    found = manifests(FLEET + rewrite(REVIEW) + policy(V1, V2))
+    plan = compile_plan(found)
+    spec = spec_of(found.rollout_policies[0], plan)
+    assert (spec.rules, spec.stable, spec.canary) == ((SPLIT,), "default/stable~review-v1", "default/stable~review-v2")
+    split = plan.split(SPLIT)
+    assert split is not None
+    assert split.sticky == "header x-user-id"
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary", "spec", "told"),
+    [
+        (V1, V1, {}, "canary.model: is the stable model, too"),
+        (V1, {"name": "stable"}, {}, "models of default/stable are review-v1, review-v2"),
+        (V1, {"name": "stable", "model": "review-v3"}, {}, "models of default/stable are review-v1, review-v2"),
+        (V1, {"name": "canary", "model": "x"}, {}, "no InferenceModelRewrite gives default/canary several targets"),
+        (V1, V2, {"gates": {"capacity": {"canaryMinFree": "10%"}}}, "gates.capacity: stable and canary have the same"),
+        (V1, V2, {"strategy": "Shadow", "assignment": None}, "canary.model: models of mirrored requests"),
+        (V1 | {"kind": "InferenceFleet", "group": "pointsman.dev"}, V2, {}, "the route has InferencePool stable"),
+    ],
+)
+def test_models_that_a_policy_cannot_have(
+    stable: dict[str, str], canary: dict[str, str], spec: dict[str, Any], told: str
+) -> None:
+    found = problems(FLEET + rewrite(REVIEW) + policy(stable, canary, **spec))
+    assert any(told in problem for problem in found), found
 
 
 @pytest.mark.parametrize(

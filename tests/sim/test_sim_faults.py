@@ -56,6 +56,13 @@ def test_a_healthy_replica_just_sends() -> None:
     assert HEALTHY.listening
 
 
+def test_faults_may_be_of_one_model() -> None:
+    faults = Faults(error=ErrorFault(), latency=LatencyFault(ms=5), health="failing", models=("v2",))
+    assert faults.of("v2") is faults
+    assert faults.of("v1") == Faults(health="failing", models=("v2",))
+    assert Faults(error=ErrorFault()).of("v1").error is not None
+
+
 def test_percentages_hit_by_luck() -> None:
     def some(percent: float) -> Faults:
         return Faults(

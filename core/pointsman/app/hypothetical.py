@@ -185,5 +185,5 @@ def _picks(route: Route, arm: Arm, request: RequestHead, body: str, *, plan: Pla
 
 def _renamed(picker: Picker, pool: str, read: Body, text: str, user: str) -> Body:
     """The body as the pool's model servers would get it."""
-    found = picker.models.rename(pool, text.encode(), identity=user) if read is not NO_BODY else None
+    found = picker.model_rules.rename(pool, text.encode(), identity=user) if read is not NO_BODY else None
     return read if found is None or found.unread else replace(read, model=found.model, asked_model=found.asked)

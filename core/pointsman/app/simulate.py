@@ -96,7 +96,8 @@ class Simulator:
 def simulator_spec(plan: Plan, *, speed: float, seed: int = 1) -> dict[str, Any]:
     """The specification for `pointsman sim` with one replica for each endpoint of `plan`.
 
-    `speed` is how many times faster than the modelled GPU the replicas run. The network between the site of the first
+    `speed` is how many times faster than the modelled GPU the replicas run. What requests are renamed to is an adapter
+    (LoRA) of the pool's model. The network between the site of the first
     Gateway and a replica's site takes the round-trip time that the Sites declare.
 
     Raises:
@@ -125,8 +126,15 @@ def simulator_spec(plan: Plan, *, speed: float, seed: int = 1) -> dict[str, Any]
                 "protocol": "grpc" if pool.app_protocol is AppProtocol.H2C else "http",
                 "model": pool.model or pool.name.rpartition("/")[2],
                 "rtt_ms": plan.rtt_ms(home, endpoint.site),
+                **({"loras": loras} if (loras := _adapters(pool)) else {}),
             }
     return {"seed": seed, "speed": speed, "replicas": list(replicas.values())}
+
+
+def _adapters(pool: Pool) -> list[str]:
+    """What requests of the pool are renamed to, and is not its model."""
+    names = {name for rewrite in pool.rewrites for name, _ in rewrite.targets}
+    return sorted(names - {pool.model or pool.name.rpartition("/")[2]})
 
 
 def wanted_ports(plan: Plan) -> list[Wanted]:

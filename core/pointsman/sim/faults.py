@@ -64,6 +64,7 @@ class Faults(_Strict, frozen=True):
     - `metrics`: `/metrics` is 404, no Prometheus text, late by ten seconds, or 64 MiB long.
     - `health`: `/health` answers 503.
     - `model_unloaded`: 404 for the model and its adapters, `/v1/models` is empty, `/health` is fine.
+    - `models`: `error`, `latency`, `stall`, `reset` and `malformed_sse` only hit requests for these; empty: for any.
     """
 
     exit: bool = False
@@ -77,6 +78,13 @@ class Faults(_Strict, frozen=True):
     metrics: Literal["missing", "garbage", "slow", "huge"] | None = None
     health: Literal["failing"] | None = None
     model_unloaded: bool = False
+    models: tuple[str, ...] = ()
+
+    def of(self, model: str) -> Faults:
+        """What of it hits a request for `model`."""
+        if not self.models or model in self.models:
+            return self
+        return msgspec.structs.replace(self, error=None, latency=None, stall=None, reset=None, malformed_sse=False)
 
     @property
     def listening(self) -> bool:

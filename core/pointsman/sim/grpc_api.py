@@ -157,7 +157,7 @@ class _Service:
         try:
             with replica.account():
                 luck = replica.draw()
-                replica.check_refusal(luck)
+                replica.check_refusal(luck, call.model)
                 if not prompt:
                     raise ApiError(400, "prompt must not be empty", param="prompt")
                 replica.check_model(call.model)

@@ -178,8 +178,8 @@ class HttpShell:
         with replica.account():
             luck = replica.draw()
             body = await request.read()
-            replica.check_refusal(luck)
             call = parse(body)
+            replica.check_refusal(luck, call.model)
             replica.check_model(call.model)
             return await answer(request, call, luck)
 

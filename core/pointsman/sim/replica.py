@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections import Counter
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -103,6 +104,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     requests_aborted: int
     requests_running: int
     requests_waiting: int
+    requests_by_model: dict[str, int]
     tokens_sent: int
     prefix_query_tokens: int
     prefix_hit_tokens: int
@@ -111,6 +113,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     preemptions: int
     kv_cache_usage: float
     faults: Faults
+
+
+UNKNOWN_MODEL: Final = "unknown"
+"""In `requests_by_model`: all names that the replica does not serve, so that they stay few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ class Replica:
         self.clock = clock
         self.counts = Counts()
         self.faults = HEALTHY
+        self.asked: Counter[str] = Counter()
         self.voice = Voice(spec.name)
         self.restarts = 0
         # Two generators, so that who brings an id of his own does not change whom a fault hits. Neither is a secret.
@@ -191,9 +198,11 @@ class Replica:
         if self.faults.model_unloaded or (model is not None and model != spec.model and model not in spec.loras):
             raise ApiError(404, f"The model `{spec.model if model is None else model}` does not exist.", param="model")
 
-    def check_refusal(self, luck: Luck) -> None:
-        """Raises ApiError when a fault says that this request is answered with an error."""
-        refused = fault_rules.refusal(self.faults, luck)
+    def check_refusal(self, luck: Luck, model: str | None) -> None:
+        """Count the model that was asked for; raises ApiError when a fault says that the answer is an error."""
+        model = model or self.spec.model
+        self.asked[model if model in {self.spec.model, *self.spec.loras} else UNKNOWN_MODEL] += 1
+        refused = fault_rules.refusal(self.faults.of(model), luck)
         if refused is not None:
             raise ApiError(refused.status, "Simulated fault.", retry_after_s=refused.retry_after_s)
 
@@ -288,6 +297,7 @@ class Replica:
             requests_aborted=self.counts.requests_aborted,
             requests_running=self.engine.running,
             requests_waiting=self.engine.waiting,
+            requests_by_model=dict(self.asked),
             tokens_sent=self.counts.tokens_sent,
             prefix_query_tokens=past["queries"] + counters.prefix_queries,
             prefix_hit_tokens=past["hits"] + counters.prefix_hits + counters.host_hits,
@@ -351,7 +361,7 @@ class Generation:
         sequence, replica = self.sequence, self._replica
         while not self._ended:
             self._awake.clear()
-            verdict = fault_rules.verdict(replica.faults, self._luck, self.sent_tokens)
+            verdict = fault_rules.verdict(self._faults, self._luck, self.sent_tokens)
             if verdict.act is Act.RESET:
                 raise ResetNowError
             done = sequence.phase is Phase.ENDED
@@ -368,12 +378,16 @@ class Generation:
             await self._awake.wait()
         return None
 
+    @property
+    def _faults(self) -> Faults:
+        return self._replica.faults.of(self.lora or self._replica.spec.model)
+
     def _latency_left_s(self) -> float:
         """Wall seconds that the first token is still held back by a fault."""
         now_s = asyncio.get_running_loop().time()
         if self._first_ready_s is None:
             self._first_ready_s = now_s
-        return self._first_ready_s + fault_rules.added_latency_ms(self._replica.faults, self._luck) / 1000 - now_s
+        return self._first_ready_s + fault_rules.added_latency_ms(self._faults, self._luck) / 1000 - now_s
 
 
 def host_port(address: str, port: int) -> str:

@@ -59,7 +59,7 @@ class Picks(Protocol):
     """What the exchange needs of the picker."""
 
     @property
-    def models(self) -> ModelRules: ...
+    def model_rules(self) -> ModelRules: ...
 
     def pick(self, request: PickRequest) -> Decision: ...
 
@@ -235,7 +235,7 @@ class Exchange:
 
     def _rename(self, body: bytes, *, partial: bool = False) -> Renaming | None:
         seen = self._seen
-        return self._picker.models.rename(seen.pool, body, partial=partial, identity=seen.affinity or seen.request_id)
+        return self._picker.model_rules.rename(seen.pool, body, partial=partial, identity=seen.affinity or seen.request_id)
 
     def _pick(self, body: Body, renaming: Renaming | None = None) -> Decision:
         seen = self._seen

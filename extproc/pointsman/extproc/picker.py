@@ -77,7 +77,7 @@ class Picker:
         self.table = EndpointTable()
         self.index = PrefixIndex()
         self.inflight = InFlight(self.table, expiry_s)
-        self.models = ModelRules()
+        self.model_rules = ModelRules()
         self._engines = Engines(self.table, self.index, clock)
         self._calibration = Calibration(self.table) if calibrate else None
         self._admission = admission
@@ -99,7 +99,7 @@ class Picker:
         """Follow a new Plan; accounts, prefixes and measurements of endpoints that stay are kept."""
         changes = self.table.sync(plan, self._clock.monotonic_s())
         self._admissions = admissions(plan)
-        self.models.apply(plan)
+        self.model_rules.apply(plan)
         for row in changes.freed:
             self._engines.forget(row)
             if self._calibration is not None:

@@ -34,6 +34,7 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "kind": "Kind of the pool.",
         "namespace": "Its namespace; the policy's where it is left out.",
         "name": "Its name.",
+        "model": "One of the targets of the pool's InferenceModelRewrite, where both are models of one pool.",
     },
     "policy_kinds.RolloutStep": {
         "weight": "Share of what the manifest gives the two pools together.",
@@ -52,7 +53,7 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
     "rollout_parts.Assignment": {
         "by": "What identifies a user.",
         "salt": "Another salt draws other users.",
-        "fallback": "Requests without it are assigned at random.",
+        "fallback": "Requests without it are assigned at random, or are the stable pool's while that has a share.",
     },
     "rollout_parts.AssignedBy": {
         "header": "A header; or a cookie.",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from pointsman.core.arm_names import target_of, whole_pool
 from pointsman.core.config.attachment import listeners_of
+from pointsman.core.config.check_rewrites import arms_of_rule, split_targets
 from pointsman.core.config.document import Path, shown
 from pointsman.core.config.index import Index, Item, suggest_key
 from pointsman.core.config.meta import SITE
@@ -45,15 +47,17 @@ def _target(
             return
     yield from _one_assignment(item, found)
     pools = {item.object.pool_key(item.object.spec.stable), item.object.pool_key(item.object.spec.canary)}
-    split = [(number, rule) for number, rule in rules if pools <= _pools(route, rule)]
+    targets = split_targets(index)
+    split = [(number, rule) for number, rule in rules if pools <= arms_of_rule(route, rule, targets)]
     if not split or (ref.section_name and len(split) < len(rules)):
         what = f"{'the rule' if ref.section_name else 'no rule'} of {ref.kind} {key} has"
         what += f"{' not' if ref.section_name else ''} both {' and '.join(sorted(pools))} as backendRefs"
-        yield item.problem(path, what, f"see {found.place(('spec', 'rules'))}; list the canary there with weight: 0")
+        mend = f"see {found.place(('spec', 'rules'))}; list the canary there with weight: 0"
+        yield item.problem(path, what, _models(pools, targets) or mend)
         return
     yield from _kinds(item, route, split[0][1])
     for number, rule in split:
-        if not any(arm.weight for arm in rule.backend_refs if _key(route, arm) in pools):
+        if not any(arm.weight for arm in rule.backend_refs if _key(route, arm) in {whole_pool(name) for name in pools}):
             what = f"both pools have weight 0 in rule {number} of {ref.kind} {key}"
             yield item.problem(path, what, f"give the stable one a weight at {found.place(('spec', 'rules', number))}")
         place = item.place(path)
@@ -66,7 +70,7 @@ def _kinds(item: Item[RolloutPolicy], route: Route, rule: RouteRule) -> Iterator
     """A fleet is called a fleet in both places."""
     spec = item.object.spec
     for field, ref in (("stable", spec.stable), ("canary", spec.canary)):
-        kinds = {arm.kind for arm in rule.backend_refs if _key(route, arm) == item.object.pool_key(ref)}
+        kinds = {arm.kind for arm in rule.backend_refs if _key(route, arm) == whole_pool(item.object.pool_key(ref))}
         if ref.kind not in kinds:
             other = min(kinds)
             yield item.problem(("spec", field, "kind"), f"the route has {other} {ref.name}", f"expected {other}")
@@ -100,8 +104,15 @@ def _sites(index: Index, item: Item[RolloutPolicy]) -> Iterator[Problem]:
             yield item.problem(path, what, f"annotate one with {SITE}: {name}, or take the site out of the order")
 
 
-def _pools(route: Route, rule: RouteRule) -> set[str]:
-    return {_key(route, ref) for ref in rule.backend_refs}
+def _models(arms: set[str], targets: Mapping[str, frozenset[str]]) -> str:
+    """How to name the models of a pool where the arms are not right; empty where it is not models that are wrong."""
+    for arm in sorted(arms):
+        known = targets.get(whole_pool(arm), frozenset())
+        if known and target_of(arm) not in known:
+            return f"models of {whole_pool(arm)} are {', '.join(sorted(known))}: name one by stable.model, canary.model"
+        if not known and target_of(arm):
+            return f"no InferenceModelRewrite gives {whole_pool(arm)} several targets"
+    return ""
 
 
 def _key(route: Route, ref: BackendRef) -> str:

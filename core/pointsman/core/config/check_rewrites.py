@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pointsman.core import wire
+from pointsman.core.arm_names import target_arm
 from pointsman.core.config.document import Path, shown
 from pointsman.core.config.index import Index, Item, suggest_key
 from pointsman.core.config.rewrite_kinds import InferenceModelRewrite
-from pointsman.core.config.route_kinds import Filter, HTTPRoute
+from pointsman.core.config.route_kinds import Filter, HTTPRoute, Route, RouteRule
 from pointsman.core.config.schema import suggest
 from pointsman.core.errors import Problem
 
 
 def check_rewrites(index: Index) -> Iterator[Problem]:
     """Everything that is wrong with what rewrites refer to, and with what refers to their targets."""
-    split: dict[str, tuple[str, frozenset[str]]] = {}
+    first: dict[str, str] = {}
     for item in index.rewrites.values():
         yield from _pool(index, item)
         for position, rule in enumerate(item.object.spec.rules):
-            if len(rule.targets) < 2:
-                continue
-            path: Path = ("spec", "rules", position, "targets")
-            pool = item.object.pool
-            if pool in split:
+            pool, place = item.object.pool, item.place(("spec", "rules", position, "targets"))
+            if len(rule.targets) > 1 and first.setdefault(pool, place) != place:
                 what = f"a second rule of pool {pool} has several targets, and which arm a request gets is drawn once"
-                yield item.problem(path, what, f"the other is at {split[pool][0]}; keep one target here")
-            else:
-                split[pool] = (item.place(path), frozenset(one.model_rewrite for one in rule.targets))
-    targets = {pool: names for pool, (_, names) in split.items()}
+                mend = f"the other is at {first[pool]}; keep one target here"
+                yield item.problem(("spec", "rules", position, "targets"), what, mend)
+    targets = split_targets(index)
     for route in index.http_routes.values():
         yield from _chosen(route, targets)
+
+
+def split_targets(index: Index) -> Mapping[str, frozenset[str]]:
+    """The models that are arms, by pool ("namespace/name")."""
+    found: dict[str, frozenset[str]] = {}
+    for item in index.rewrites.values():
+        for rule in item.object.spec.rules:
+            if len(rule.targets) > 1:
+                found.setdefault(item.object.pool, frozenset(one.model_rewrite for one in rule.targets))
+    return found
+
+
+def arms_of_rule(route: Route, rule: RouteRule, targets: Mapping[str, frozenset[str]]) -> set[str]:
+    """The arms that the rule of a route has, by the names that they have in the Plan."""
+    found: set[str] = set()
+    for ref in rule.backend_refs:
+        pool = ref.pool_of(route.namespace)
+        chosen = pinned(ref.filters) or pinned(rule.filters)
+        models = targets.get(pool, frozenset()) if route.kind == "HTTPRoute" else frozenset()
+        if not models:
+            found.add(pool)
+        else:
+            found |= {target_arm(pool, model) for model in ({chosen[1]} if chosen else models)}
+    return found
 
 
 def pinned(filters: tuple[Filter, ...]) -> tuple[Path, str] | None:
@@ -51,7 +72,7 @@ def _pool(index: Index, item: Item[InferenceModelRewrite]) -> Iterator[Problem]:
         yield item.problem(("spec", "poolRef", "name"), f"no {ref.kind} {shown(key)}", mend)
 
 
-def _chosen(item: Item[HTTPRoute], targets: dict[str, frozenset[str]]) -> Iterator[Problem]:
+def _chosen(item: Item[HTTPRoute], targets: Mapping[str, frozenset[str]]) -> Iterator[Problem]:
     """A filter that chooses a target names one that the pool has."""
     for number, rule in enumerate(item.object.spec.rules):
         for arm, ref in enumerate(rule.backend_refs):

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from pointsman.core.arm_names import target_arm
 from pointsman.core.config.document import Path, shown
 from pointsman.core.config.meta import Duration, Label, Name, Resource
 from pointsman.core.config.rollout_parts import Assignment, OnAbort, Share, SiteOrder, share_of
@@ -88,12 +89,14 @@ class TargetRef(Fields, frozen=True, kw_only=True):
 
 
 class PoolRef(Fields, frozen=True, kw_only=True):
-    """One of the backendRefs of every targeted rule."""
+    """One of the backendRefs of every targeted rule, or with `model` one of the models that its requests are renamed to
+    (InferenceModelRewrite)."""
 
     group: Literal["inference.networking.k8s.io", "pointsman.dev"] = "inference.networking.k8s.io"
     kind: Literal["InferencePool", "InferenceFleet"] = "InferencePool"
     namespace: Label = ""
     name: Name
+    model: Annotated[str, Meta(max_length=253)] = ""
 
     def complaints(self) -> Found:
         home = "pointsman.dev" if self.kind == "InferenceFleet" else "inference.networking.k8s.io"
@@ -250,8 +253,18 @@ class RolloutPolicySpec(Fields, frozen=True, kw_only=True):
     revision: Annotated[str, Meta(max_length=253)] = ""
 
     def complaints(self) -> Found:
-        if (self.stable.namespace, self.stable.name) == (self.canary.namespace, self.canary.name):
-            yield ("canary", "name"), "is the stable pool, too", "expected the pool with the new release"
+        same = (self.stable.namespace, self.stable.name) == (self.canary.namespace, self.canary.name)
+        if same and self.stable.model == self.canary.model:
+            field = "model" if self.canary.model else "name"
+            what = "is the stable model, too" if self.canary.model else "is the stable pool, too"
+            yield (
+                ("canary", field),
+                what,
+                f"expected the {'model' if self.canary.model else 'pool'} with the new release",
+            )
+        elif same and self.gates.capacity is not None:
+            what = "stable and canary have the same endpoints, so a step asks for no more of them"
+            yield ("gates", "capacity"), what, "remove it"
         if self.strategy == "BlueGreen":
             if self.steps:
                 yield ("steps",), "do not belong to strategy BlueGreen", "set blueGreen.preview and blueGreen.keepWarm"
@@ -290,6 +303,8 @@ class RolloutPolicySpec(Fields, frozen=True, kw_only=True):
 
     def _shadow(self) -> Found:
         why = "gateways do not log mirrored requests"
+        if self.canary.model:
+            yield ("canary", "model"), "models of mirrored requests are not renamed", "expected strategy Canary"
         for field in ("sites", "assignment"):
             if getattr(self, field) is not None:
                 yield (field,), "does not belong to strategy Shadow", "remove it"
@@ -307,8 +322,8 @@ class RolloutPolicy(Resource, frozen=True, kw_only=True):
     spec: RolloutPolicySpec
 
     def pool_key(self, ref: PoolRef) -> str:
-        """`namespace/name` of a pool that the policy names."""
-        return f"{ref.namespace or self.namespace}/{ref.name}"
+        """The arm that the policy names: `namespace/name` of a pool, with its model where it says one."""
+        return target_arm(f"{ref.namespace or self.namespace}/{ref.name}", ref.model)
 
     def route_name(self, ref: TargetRef) -> str:
         """ "HTTPRoute/namespace/name" of a target."""

@@ -70,11 +70,11 @@ class AssignedBy(Fields, frozen=True, kw_only=True):
 
 class Assignment(Fields, frozen=True, kw_only=True):
     """Users stay at their arm: the value of the header or cookie is hashed behind `salt`. Requests without it are
-    assigned at random, each for itself."""
+    assigned at random, each for itself, or (`fallback: Stable`) all are the stable pool's while that has a share."""
 
     by: AssignedBy
     salt: LabelValue = ""
-    fallback: Literal["Random"] = "Random"
+    fallback: Literal["Random", "Stable"] = "Random"
 
 
 class OnAbort(Fields, frozen=True, kw_only=True):
