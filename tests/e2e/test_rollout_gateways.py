@@ -119,7 +119,7 @@ async def test_one_site_after_the_other(tmp_path: Path) -> None:
         await envoys[1].wait_ready(30)
         spec = {
             "sites": {"order": ["us-east", "eu-west"], "bake": "300ms"},
-            "assignment": {"by": {"header": "x-user-id"}, "salt": "s"},
+            "assignment": {"by": {"header": "x-user-id"}, "salt": "s", "fallback": "Stable"},
             "analysis": {"interval": "300ms"},
         }
         apply_in(parts.manifests.folder, policy(steps=HALF, **spec))
@@ -137,6 +137,7 @@ async def test_one_site_after_the_other(tmp_path: Path) -> None:
         half = tuple(n for n in range(10) if arm_of(bucket(f"user-{n}", "s"), [5_000, 5_000]) == 0)
         assert 0 < len(half) < 10
         assert await canaries("us-east", 0.5) == [half, ()]
+        assert await users_of_canary(urls[0], "x-nobody") == (), "who says nothing is stable's"
         await promote(plane)
         everybody = tuple(range(10))
         assert await canaries("eu-west", 0.5) == [everybody, half]
@@ -154,13 +155,13 @@ async def promote(plane: Plane) -> None:
         assert response.status == 200, await response.text()
 
 
-async def users_of_canary(url: str) -> tuple[int, ...]:
-    """Which of ten users get the canary at a gateway."""
+async def users_of_canary(url: str, header: str = "x-user-id") -> tuple[int, ...]:
+    """Which of ten users, who say it by a header, get the canary at a gateway."""
     found = []
     async with aiohttp.ClientSession() as session:
         for number in range(10):
             outcomes = Outcomes()
-            await ask(session, url, chat_body("where am I?"), outcomes, {"x-user-id": f"user-{number}"})
+            await ask(session, url, chat_body("where am I?"), outcomes, {header: f"user-{number}"})
             assert not outcomes.failed, outcomes.failures
             found += [number] * any(name.startswith("canary") for name in outcomes.replicas)
     return tuple(found)

@@ -19,6 +19,7 @@ from pointsman.app.rollout_words import verb_of
 from pointsman.app.rollouts import Rollouts
 from pointsman.core.clock import SystemClock
 from pointsman.core.compile import compile_plan
+from pointsman.core.compile.assignments import UNASSIGNED
 from pointsman.core.config import Manifests
 from pointsman.core.model import Plan
 from pointsman.core.store import StateError, StateFolder
@@ -214,6 +215,7 @@ async def test_requests_count_for_their_rule_and_arm(plane: Plane) -> None:
         (f"{RULE}/0", "default/stable"),
         ("HTTPRoute/default/other/0/0", "default/canary"),
         (f"{RULE}/0", "default/another"),
+        (f"{RULE}/0{UNASSIGNED}", "default/stable"),
         ("", ""),
     ):
         plane.rollouts.feedback(Feedback(pick_id="", ended=True, status=200, route=route, cluster=cluster))

@@ -17,9 +17,11 @@ from pointsman.app.rollout_status import RolloutMetrics, rollout_json
 from pointsman.app.rollout_words import weight_change
 from pointsman.core.change import decide
 from pointsman.core.compile import compile_plan
+from pointsman.core.compile.assignments import UNASSIGNED
 from pointsman.core.config import Manifests
+from pointsman.core.matching import RequestHead, route_of
 from pointsman.core.model import Gateway, Rule
-from pointsman.core.overlay import EMPTY, Overlay
+from pointsman.core.overlay import EMPTY, Overlay, RuleOverlay
 from pointsman.core.store import StateFolder, read_overlay, write_overlay
 from pointsman.rollout import machine
 from pointsman.rollout.capacity import PoolLoad, share_with
@@ -232,9 +234,57 @@ def test_users_are_assigned_by_the_policy() -> None:
     assert [one.sticky for one in others] == [""] * len(others)
 
 
+def shares(assigned_by: dict[str, str], *headers: tuple[str, str], canary: int = 5_000) -> dict[str, int]:
+    """Who gets how much of such a request, at a gateway with these weights, with `fallback: Stable`."""
+    found = manifests(document(assignment={"by": assigned_by, "fallback": "Stable"}))
+    weights = {"default/canary": canary, "default/stable": 10_000 - canary}
+    plan = compile_plan(found, Overlay(rules=((RULE, RuleOverlay.of(weights)),), revision=1))
+    gateway = next(g for g in plan.gateways if g.name == "default/west")
+    head = RequestHead(host="h", path="/v1/models", headers=(("x-variant", "a"), *headers))
+    rule = route_of(gateway.listeners[0], head).rule
+    assert rule is not None
+    return {arm.pool.removeprefix("default/"): arm.weight for arm in rule.arms}
+
+
+@pytest.mark.parametrize(
+    ("assigned_by", "known", "unknown"),
+    [
+        ({"header": "X-User-Id"}, [("x-user-id", "u"), ("x-user-id", "")], [(), ("cookie", "x-user-id=u")]),
+        (
+            {"cookie": "user"},
+            [("cookie", "user=u"), ("cookie", "a=b; user=u; c=d")],
+            [(), ("cookie", "a=b"), ("cookie", "superuser=u"), ("x-user-id", "u")],
+        ),
+    ],
+)
+def test_unknown_users_are_stables(
+    assigned_by: dict[str, str], known: list[tuple[str, str]], unknown: list[tuple[str, str]]
+) -> None:
+    for header in known:
+        assert shares(assigned_by, header) == {"canary": 5_000, "stable": 5_000}, header
+    for header in unknown:
+        assert shares(assigned_by, *([header] if header else [])) == {"canary": 0, "stable": 10_000}, header
+
+
+def test_without_a_stable_pool_unknown_users_get_the_canary() -> None:
+    assert shares({"header": "x-user-id"}, canary=10_000) == {"canary": 10_000, "stable": 0}
+
+
+def test_twins_of_unknown_users_have_names_of_their_own() -> None:
+    found = manifests(document(assignment={"by": {"cookie": "user"}, "fallback": "Stable"}))
+    weights = {"default/canary": 100, "default/stable": 9_900}
+    plan = compile_plan(found, Overlay(rules=((RULE, RuleOverlay.of(weights)),), revision=1))
+    for gateway in plan.gateways:
+        names = [rule.name for host in gateway.listeners[0].hosts for rule in host.rules]
+        ours = [name for name in names if name.startswith(f"{RULE}/")]
+        assert len(ours) == len(set(ours)) >= 3
+        assert all(UNASSIGNED in name.rpartition("/")[2] for name in ours[:2]) and UNASSIGNED not in ours[2]
+
+
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
+        ({"assignment": {"by": {"header": "x"}, "fallback": "Canary"}}, "spec.assignment.fallback: "),
         ({"sites": {"order": ["eats"]}}, 'spec.sites.order[0]: no Site "eats" (did you mean "east"?)'),
         ({"sites": {"order": ["east", "east"]}}, 'spec.sites.order[1]: "east" is listed twice (list each site once)'),
         ({"sites": {"order": []}}, "spec.sites.order: "),

@@ -24,6 +24,7 @@ from pointsman.app.rollout_status import Json, RolloutMetrics, rollout_json
 from pointsman.app.rollout_words import missing, owner_of, sample_of, signature, weight_change
 from pointsman.core.change import ChangeError, WeightChange
 from pointsman.core.clock import Clock
+from pointsman.core.compile.assignments import UNASSIGNED
 from pointsman.core.compile.residency import base_pool
 from pointsman.core.config import Manifests
 from pointsman.core.errors import PointsmanError
@@ -126,8 +127,9 @@ class Rollouts:
 
     def feedback(self, entry: Feedback) -> None:
         """Count an access log entry for the arm that it belongs to. Called for every request: it looks up and adds."""
-        found = self._arms.get((entry.route.rpartition("/")[0], base_pool(entry.cluster)))
-        if found is None:
+        rule, _, match = entry.route.rpartition("/")
+        found = self._arms.get((rule, base_pool(entry.cluster)))
+        if found is None or UNASSIGNED in match:
             return
         run, canary = found
         if counts(run.state, self._sites.get(entry.gateway, "")):

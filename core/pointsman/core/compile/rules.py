@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pointsman.core.compile.arms import Layer, Settled, settle
-from pointsman.core.compile.assignments import terms_for
+from pointsman.core.compile.assignments import known_users_only, terms_for
 from pointsman.core.compile.experiments import fall_back, reject_unknown
 from pointsman.core.compile.precedence import Origin, Rank, RankedRule
 from pointsman.core.compile.rewrites import rewrite_notes, spread
@@ -80,8 +80,10 @@ def compile_route(route: Route, layer: Layer) -> CompiledRoute:
             declared = spread(rule, declared, layer.rewritten)
         settled = settle(rule_id, declared, layer, terms.on_unavailable)
         pools = [arm.pool for arm in settled.arms]
-        ours = terms_for(layer.assignments, f"{route.kind}/{route.key}", rule.name, pools, terms)
-        written += _ranked(_Place(route, rule, index, rule_id), settled, ours)
+        whole = f"{route.kind}/{route.key}"
+        ours = terms_for(layer.assignments, whole, rule.name, pools, terms)
+        matches = _ranked(_Place(route, rule, index, rule_id), settled, ours)
+        written += known_users_only(matches, layer.assignments, whole, rule.name)
         notes += settled.notes
         if settled.arms:
             splits.append(replace(settled.split, sticky=_sticky(ours)))
