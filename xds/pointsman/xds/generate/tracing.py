@@ -22,11 +22,12 @@ from envoy.type.v3 import percent_pb2
 
 from pointsman.core import wire
 from pointsman.xds.generate.options import BuildOptions, GatewayTracing
-from pointsman.xds.generate.pieces import any_of, boolean, extension, is_ip, ms, socket
+from pointsman.xds.generate.pieces import any_of, boolean, extension, is_ip, ms, socket, u32
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 TAGS: Final = (
+    ("url.path", "%PATH(NQ):256%"),
     ("pointsman.rule", "%ROUTE_NAME%"),
     ("pointsman.pool", "%UPSTREAM_CLUSTER_RAW%"),
     ("pointsman.site", f"%UPSTREAM_METADATA({wire.PICK_NAMESPACE}:site)%"),
@@ -34,7 +35,8 @@ TAGS: Final = (
     ("pointsman.pick", wire.PICK_FORMAT),
     ("pointsman.request_id", "%REQ(X-REQUEST-ID)%"),
 )
-"""Attributes of a gateway's spans beside Envoy's own; the pool is the arm that the split chose. Never a body."""
+"""Attributes of a gateway's spans beside Envoy's own; the pool is the arm that the split chose. Never a body, nor a
+query, in which some clients send their key."""
 
 EXPORT_TIMEOUT_MS: Final = 5_000
 """Envoy gives spans up after this time; a collector that takes longer is not there."""
@@ -54,6 +56,7 @@ def fill_tracing(manager: hcm.HttpConnectionManager, gateway: str, tracing: Gate
     manager.tracing.provider.name = "envoy.tracers.opentelemetry"
     manager.tracing.provider.typed_config.CopyFrom(any_of(config))
     manager.tracing.spawn_upstream_span.CopyFrom(boolean(True))
+    manager.tracing.max_path_tag_length.CopyFrom(u32(0))  # Envoy's `http.url` would have the query, too
     for tag, value in TAGS:
         manager.tracing.custom_tags.add(tag=tag, value=value)
     # The sampler decides. Envoy would note its decision inside the request id, which then is not the client's any more.
