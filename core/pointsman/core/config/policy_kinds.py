@@ -255,13 +255,8 @@ class RolloutPolicySpec(Fields, frozen=True, kw_only=True):
     def complaints(self) -> Found:
         same = (self.stable.namespace, self.stable.name) == (self.canary.namespace, self.canary.name)
         if same and self.stable.model == self.canary.model:
-            field = "model" if self.canary.model else "name"
-            what = "is the stable model, too" if self.canary.model else "is the stable pool, too"
-            yield (
-                ("canary", field),
-                what,
-                f"expected the {'model' if self.canary.model else 'pool'} with the new release",
-            )
+            field, kind = ("model", "model") if self.canary.model else ("name", "pool")
+            yield ("canary", field), f"is the stable {kind}, too", f"expected the {kind} with the new release"
         elif same and self.gates.capacity is not None:
             what = "stable and canary have the same endpoints, so a step asks for no more of them"
             yield ("gates", "capacity"), what, "remove it"
