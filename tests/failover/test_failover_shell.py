@@ -267,6 +267,51 @@ async def test_a_policy_that_is_added_renamed_and_removed_brings_no_site_back(tm
         assert plane.state() == "Healthy"
 
 
+async def test_an_evacuated_site_without_slices_is_out_when_they_come_back(tmp_path: Path) -> None:
+    """A pool that is at one site only needs no failover. What was decided of the other must outlive that, and a
+    restart meanwhile."""
+    one_site = TWO_SITES.replace(slice_of("stable", "west", "10.0.1.1"), "")
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        await plane.act(Action.EVACUATE, site="west", pool=POOL)
+        plane.apply(one_site)
+        looks = plane.looks
+        await eventually(lambda: plane.looks > looks + 2, what="the deletion is in force")
+        assert plane.state("west") == "Evacuated"
+    async with running(Plane(tmp_path, one_site)) as plane:
+        await plane.failover.leading()
+        plane.apply(TWO_SITES)
+        assert (POOL, "west") in plane.out
+        looks = plane.looks
+        await eventually(lambda: plane.looks > looks + 2, what="the slice is back")
+        assert (plane.state("west"), (POOL, "west") in plane.out) == ("Evacuated", True)
+        await plane.act(Action.ACTIVATE, site="west", pool=POOL, force=True)
+        plane.apply(one_site)
+        await eventually(lambda: not plane.state("west"), what="nothing is left to remember")
+
+
+async def test_a_pool_that_comes_while_all_is_frozen_is_frozen(tmp_path: Path) -> None:
+    one_pool = TWO_SITES.replace(slice_of("canary", "west", "10.0.1.3"), "")
+    async with running(Plane(tmp_path, one_pool)) as plane:
+        await plane.failover.leading()
+        await plane.act(Action.FREEZE)
+        plane.apply(TWO_SITES)
+        await eventually(lambda: plane.state(pool="default/canary"), what="the other pool is led")
+        assert {policy["frozen_by"] for policy in plane.failover.status()} == {"ann"}
+
+
+async def test_a_site_that_its_manifest_drains_is_shown_so_and_is_no_refuge(tmp_path: Path) -> None:
+    async with running(Plane(tmp_path, TWO_SITES.replace("state: Active", "state: Draining"))) as plane:
+        await plane.failover.leading()
+        west = next(one for one in plane.failover.status()[0]["sites"] if one["site"] == "west")
+        assert (west["state"], west["by"]) == ("Drained", "manifest")
+        assert west["why"] == "its Site manifest says `state: Draining`"
+        looks = plane.looks
+        await eventually(lambda: plane.looks > looks + 2, what="it was looked")
+        with pytest.raises(FailoverError, match="is not taken from east"):
+            await plane.act(Action.EVACUATE, site="east")
+
+
 async def test_policies_may_have_the_longest_names_that_there_are(tmp_path: Path) -> None:
     for _ in range(2):
         async with running(Plane(tmp_path, TWO_SITES + policy("x" * 253))) as plane:

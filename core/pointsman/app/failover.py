@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
 from pointsman.app.failover_files import FailoverFiles
-from pointsman.app.failover_runs import Run, concerns, decided, nothing, spelled, target
+from pointsman.app.failover_runs import Run, concerns, decided, located, nothing, target
 from pointsman.app.failover_samples import samples
 from pointsman.app.failover_status import FailoverMetrics, Json, failover_json
+from pointsman.app.failover_views import waiting_of
 from pointsman.app.leadership import Leadership
 from pointsman.app.operations import Operations, Sites
 from pointsman.core.arm_names import whole_pool
@@ -34,9 +35,9 @@ from pointsman.extproc.inflight import Silent
 from pointsman.failover import machine
 from pointsman.failover.detect import Detector
 from pointsman.failover.detect_triggers import Triggers
-from pointsman.failover.handover import left_by, take_over
-from pointsman.failover.manifest import policies_of
-from pointsman.failover.model import EndpointView, Member, Waiting
+from pointsman.failover.handover import frozen_by_all, going_on, left_by, take_over
+from pointsman.failover.manifest import closed_sites, leadable, policies_of
+from pointsman.failover.model import EndpointView, Member
 from pointsman.failover.spec import FailoverSpec
 from pointsman.failover.state import (
     Action,
@@ -103,6 +104,8 @@ class Failover:
         self._metrics = FailoverMetrics(registry)
         self._runs: dict[str, Run] = {}
         self._policies: dict[str, tuple[FailoverSpec, Triggers]] = {}
+        self._pools: dict[str, tuple[str, ...]] = {}
+        self._closed: dict[str, str] = {}  # by their manifests: site → state
         self._members: dict[tuple[str, str], Member] = {}
         self._owner: dict[str, Run] = {}
         self._decided: asyncio.Queue[list[tuple[Run, Effect]]] = asyncio.Queue()
@@ -126,6 +129,8 @@ class Failover:
     def configure(self, manifests: Manifests, plan: Plan) -> None:
         """Take over the policies of a configuration that is in force, and where its pools have endpoints."""
         self._policies = {spec.name: (spec, triggers) for spec, triggers in policies_of(manifests, plan)}
+        self._pools = leadable(manifests, plan)
+        self._closed = closed_sites(manifests)
         self._members = {
             (pool.name, endpoint.key): Member(pool=pool.name, site=group.site)
             for pool in plan.pools
@@ -159,7 +164,7 @@ class Failover:
         """
         if not self._leads.is_set():
             raise FailoverError("another control plane on this state folder leads failover: ask that one")
-        command = self._located(command)
+        command = located(command, self._members, (run.state for run in self._runs.values()))
         about = [r for r in self._runs.values() if policy in {"", r.state.spec.name} and concerns(r.state, command)]
         if not about:
             raise FailoverError(nothing(command, self._runs.values()))
@@ -174,7 +179,7 @@ class Failover:
         if refused and (not steps or command.action in TAKE_OUT):
             raise refused[0]
         if dry_run:
-            return [failover_json(state) for _, state, _ in steps]
+            return [failover_json(state, closed=self._closed) for _, state, _ in steps]
         for run, state, _ in steps:
             run.state = state
         effects = [(run, effect) for run, _, found in steps for effect in found]
@@ -183,29 +188,14 @@ class Failover:
         waiting = [run.waiting for run, _, _ in steps if run.waiting is not None]
         if wait_s and waiting:
             await asyncio.wait(waiting, timeout=wait_s)
-        return [failover_json(run.state, problem=run.problem, judged=run.judged) for run, _, _ in steps]
-
-    def _located(self, command: Command) -> Command:
-        """With the site and the pool of the endpoint that it names.
-
-        Raises:
-            FailoverError: it names one that neither the Plan nor an earlier command knows.
-        """
-        if not command.endpoint:
-            return command
-        command = replace(command, endpoint=spelled(command.endpoint))
-        found = [member for (_, key), member in self._members.items() if key == command.endpoint]
-        if not found:
-            if not any(command.endpoint in run.state.endpoints for run in self._runs.values()):
-                raise FailoverError(f"no pool has the endpoint {command.endpoint}: expected ip:port as status shows it")
-            return command
-        return replace(command, site=found[0].site, pool=found[0].pool if len(found) == 1 else command.pool)
+        return [self._told(run) for run, _, _ in steps]
 
     def status(self) -> list[Json]:
         """All policies, sorted by name."""
-        return [
-            failover_json(run.state, problem=run.problem, judged=run.judged) for _, run in sorted(self._runs.items())
-        ]
+        return [self._told(run) for _, run in sorted(self._runs.items())]
+
+    def _told(self, run: Run) -> Json:
+        return failover_json(run.state, problem=run.problem, judged=run.judged, closed=self._closed)
 
     # The shell's loop.
 
@@ -273,19 +263,23 @@ class Failover:
         # As it is kept now: another process may have led since this one began.
         kept = [] if self._runs else await asyncio.to_thread(self._files.read_all)
         before = {state.spec.name: state for state in (*kept, *(run.state for run in self._runs.values()))}
-        left = left_by(before.values(), {name: spec for name, (spec, _) in self._policies.items()})
+        kept_on = going_on(before.values(), {name: spec for name, (spec, _) in self._policies.items()}, self._pools)
+        policies = {**self._policies, **{name: (spec, Triggers()) for name, spec in kept_on.items()}}
+        left = left_by(before.values(), {name: spec for name, (spec, _) in policies.items()})
+        frozen = frozen_by_all(before.values())
         now_s = self._clock.wall_s()
         effects: list[tuple[Run, Effect]] = []
-        for name in self._runs.keys() - self._policies.keys():
+        for name in self._runs.keys() - policies.keys():
             log.info("a failover policy is gone", policy=name)
             run = self._runs.pop(name)
             if run.waiting is not None:
                 run.waiting.cancel()
             self._metrics.forget(run.state)
-        for name, (spec, triggers) in self._policies.items():
+        for name, (spec, triggers) in policies.items():
             found = self._runs.get(name)
             if found is None:
-                found = self._runs[name] = Run(before.get(name) or machine.begin(spec, now_s), triggers)
+                new = msgspec.structs.replace(machine.begin(spec, now_s), frozen_by=frozen)
+                found = self._runs[name] = Run(before.get(name) or new, triggers)
             elif found.detector.triggers != triggers:
                 found.detector = Detector(triggers)
             found.state = take_over(found.state, spec.pools, left)
@@ -300,11 +294,11 @@ class Failover:
     def _tick(self) -> None:
         now_s, wall_s = self._clock.monotonic_s(), self._clock.wall_s()
         views = self._views()
-        waiting = self._waiting(now_s)
+        waiting = waiting_of(self._silent(), self._members, now_s)
         effects: list[tuple[Run, Effect]] = []
         seen: dict[Member, list[EndpointView]] = {}
         for (pool, key), member in self._members.items():
-            if pool in self._owner:
+            if pool in self._owner and member.site not in self._closed:
                 seen.setdefault(member, []).append(views.get(key) or EndpointView(endpoint=key))
         for run in self._runs.values():
             mine = {member: seen.get(member, []) for member in run.state.spec.members()}
@@ -316,21 +310,6 @@ class Failover:
                 effects += self._step(run, Served(second=second), wall_s)
             self._metrics.show(run.state, observations, functools.partial(run.detector.measured, observations, now_s))
         self._put_out(effects)
-
-    def _waiting(self, now_s: float) -> dict[Member, list[Waiting]]:
-        found: dict[Member, list[Waiting]] = {}
-        for one in self._silent():
-            member = self._members.get((whole_pool(one.pool), one.endpoint))
-            if member is not None:
-                found.setdefault(member, []).append(
-                    Waiting(
-                        endpoint=one.endpoint,
-                        age_ms=(now_s - one.opened_at_s) * 1_000,
-                        expected_ms=one.expected_ms,
-                        silent_ms=one.silent_ms,
-                    )
-                )
-        return found
 
     def _step(self, run: Run, event: Event, now_s: float) -> list[tuple[Run, Effect]]:
         run.state, effects = machine.step(run.state, event, now_s)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from pointsman.app.failover_samples import Seconds
 from pointsman.app.operations import Sites
@@ -14,7 +15,7 @@ from pointsman.failover.detect import Detector
 from pointsman.failover.detect_triggers import Triggers
 from pointsman.failover.directives import directives, drained_endpoints
 from pointsman.failover.model import NOTHING_SPECIAL, Member
-from pointsman.failover.state import Command, Report, State
+from pointsman.failover.state import Command, FailoverError, Report, State
 
 
 class Run:
@@ -64,6 +65,23 @@ def spelled(endpoint: str) -> str:
     if address is None:
         return endpoint
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def located(command: Command, members: Mapping[tuple[str, str], Member], states: Iterable[State]) -> Command:
+    """The command with the site and the pool of the endpoint that it names. `members`: (pool, endpoint) → member.
+
+    Raises:
+        FailoverError: it names one that neither the Plan nor an earlier command knows.
+    """
+    if not command.endpoint:
+        return command
+    command = replace(command, endpoint=spelled(command.endpoint))
+    found = [member for (_, key), member in members.items() if key == command.endpoint]
+    if not found:
+        if not any(command.endpoint in state.endpoints for state in states):
+            raise FailoverError(f"no pool has the endpoint {command.endpoint}: expected ip:port as status shows it")
+        return command
+    return replace(command, site=found[0].site, pool=found[0].pool if len(found) == 1 else command.pool)
 
 
 def concerns(state: State, command: Command) -> bool:

@@ -44,9 +44,15 @@ _WORST: Final = {
 }
 
 
-def failover_json(state: State, *, problem: str = "", judged: frozenset[Member] = frozenset()) -> Json:
+def failover_json(
+    state: State,
+    *,
+    problem: str = "",
+    judged: frozenset[Member] = frozenset(),
+    closed: Mapping[str, str] | None = None,
+) -> Json:
     """A policy as the API tells it. Shares are from 0 to 1, times are seconds since the epoch, null where there is
-    none. `judged`: members whose usual time to first byte is known."""
+    none. `judged`: members whose usual time to first byte is known; `closed`: sites that their manifests take out."""
     spec = state.spec
     decided, drained = directives(state), drained_endpoints(state)
     records = [record_json(record) for record in (*state.open, *state.records)]
@@ -63,7 +69,10 @@ def failover_json(state: State, *, problem: str = "", judged: frozenset[Member] 
         "degraded": dict(state.degraded),
         "programmed": state.programmed >= state.change,
         "sites": [
-            _member(state, key, decided) | {"baseline": member_of(key) in judged} for key in sorted(state.members)
+            _member(state, key, decided)
+            | {"baseline": member_of(key) in judged}
+            | _by_manifest(state, key, closed or {})
+            for key in sorted(state.members)
         ],
         "endpoints": [
             {
@@ -129,6 +138,15 @@ def _member(state: State, key: str, decided: Mapping[Member, Directive]) -> Json
         "ready": found.ready,
         "hold_down_s": round(hold_left_s(state, found), 1),
     }
+
+
+def _by_manifest(state: State, key: str, closed: Mapping[str, str]) -> Json:
+    """What stands in place of the state where a Site manifest takes the site out, and nothing else does."""
+    said = closed.get(member_of(key).site)
+    if said is None or state.members[key].phase in AWAY | HELD:
+        return {}
+    phase = Phase.EVACUATED if said == Phase.EVACUATED.value else Phase.DRAINED
+    return {"state": phase.value, "why": f"its Site manifest says `state: {said}`", "by": "manifest", "ready": 0}
 
 
 def _active_tier(state: State) -> int | None:

@@ -1,13 +1,15 @@
-"""What scrapes tell of endpoints, as failover sees it."""
+"""What scrapes tell of endpoints, and who waits for an answer, as failover sees it. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from pointsman.core.arm_names import whole_pool
+from pointsman.extproc.inflight import Silent
 from pointsman.extproc.table import EndpointTable
-from pointsman.failover.model import EndpointView
+from pointsman.failover.model import EndpointView, Member, Waiting
 
 HANGS_S: Final = 0.5
 """A page that takes so long is not coming: it usually takes milliseconds, and gateways' probes wait 0.6 s."""
@@ -37,6 +39,25 @@ def endpoint_views(
             kv_usage=_known(float(table.seen_kv_usage[row])),
             rtt_ms=_known(float(table.rtt_ms[row])),
         )
+    return found
+
+
+def waiting_of(
+    silent: Iterable[Silent], members: Mapping[tuple[str, str], Member], now_s: float
+) -> dict[Member, list[Waiting]]:
+    """Who has no first byte yet, by member. `members`: (pool, endpoint) → member."""
+    found: dict[Member, list[Waiting]] = {}
+    for one in silent:
+        member = members.get((whole_pool(one.pool), one.endpoint))
+        if member is not None:
+            found.setdefault(member, []).append(
+                Waiting(
+                    endpoint=one.endpoint,
+                    age_ms=(now_s - one.opened_at_s) * 1_000,
+                    expected_ms=one.expected_ms,
+                    silent_ms=one.silent_ms,
+                )
+            )
     return found
 
 

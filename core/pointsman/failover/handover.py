@@ -17,6 +17,30 @@ LASTING: Final = AWAY | HELD | {Phase.RAMPING}
 """Phases that go with the pool; what else a policy thinks of a site follows from its own tiers."""
 
 
+def going_on(
+    states: Iterable[State], specs: Mapping[str, FailoverSpec], pools: Mapping[str, tuple[str, ...]]
+) -> dict[str, FailoverSpec]:
+    """Defaults that are to lead their pools although nothing asks for it now: a pool whose slices at one site were
+    deleted needs no failover, but what was decided of that site must hold when they come back. `pools`: those that
+    want failover, and their sites."""
+    led = {pool for spec in specs.values() for pool in spec.pools}
+    found = {}
+    for state in states:
+        (pool, *more) = state.spec.pools or ("",)
+        if state.spec.policy or more or pool in led or pool not in pools:
+            continue
+        lasting = any(one.phase in LASTING for one in state.members.values())
+        if lasting or any(not one.automatic for one in state.endpoints.values()):
+            found[state.spec.name] = replace(state.spec, sites={pool: pools[pool]})
+    return found
+
+
+def frozen_by_all(states: Iterable[State]) -> str:
+    """Who froze every policy, "" where not all are frozen by the same: a policy that comes then is frozen, too."""
+    by = {state.frozen_by for state in states}
+    return by.pop() if len(by) == 1 else ""
+
+
 def left_by(states: Iterable[State], specs: Mapping[str, FailoverSpec]) -> tuple[State, ...]:
     """The states with what their policies lead no more, and nothing else; `specs` are the policies by their names."""
     found = []

@@ -49,6 +49,20 @@ def policies_of(manifests: Manifests, plan: Plan) -> tuple[tuple[FailoverSpec, d
     return tuple(sorted(found, key=lambda pair: pair[0].name))
 
 
+def leadable(manifests: Manifests, plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The pools that want failover, and the sites where they have endpoints."""
+    unwanted = {
+        pool.key for pool in expand(manifests).manifests.pools if pool.metadata.annotations.get(FAILOVER) == "Off"
+    }
+    pools = tuple(pool.name for pool in plan.pools if pool.name not in unwanted)
+    return _places(pools, plan)
+
+
+def closed_sites(manifests: Manifests) -> dict[str, str]:
+    """Sites that their manifests take out of service, and the state that they say."""
+    return {site.name: site.spec.state for site in manifests.sites if site.spec.state != "Active"}
+
+
 def spec_of(policy: FailoverPolicy, pools: tuple[str, ...], manifests: Manifests, plan: Plan) -> FailoverSpec:
     """The policy for the pools that it leads, with its sites found in the Plan."""
     spec = policy.spec

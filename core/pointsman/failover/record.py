@@ -10,6 +10,9 @@ KEPT: Final = 100
 """Closed records that the state keeps: a year of weekly drills and some real faults."""
 HISTORY_S: Final = 60.0
 """Seconds of client results that are kept, so that what failed before the detection is counted, too."""
+IDLE_S: Final = 5.0
+"""When nobody asked for longer than this before the first good second, it tells nothing of when it was well again: that
+time would be how long nobody came."""
 SILENCE_S: Final = 30.0
 """Without any request for so long after the decision a record is closed: nobody was there to be served."""
 GIVE_UP_S: Final = 600.0
@@ -46,7 +49,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     `fault_s`: the first bad sample behind the trigger, the best guess of when it began. `detected_s`: the trigger held.
     `decided_s`: the directives changed, under number `change`. `programmed_s`: every gateway had acknowledged them.
     `recovered_s`: the start of the first full second in which everything went well, at or after `programmed_s`.
-    `outcome`: open, recovered, silent (no requests to tell by), or unrecovered. `opened_s`: `State.clock_s` then.
+    `outcome`: open, recovered, silent (no requests to tell when), or unrecovered. `opened_s`: `State.clock_s` then.
     """
 
     site: str

@@ -7,7 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from pointsman.failover.draft import Draft
-from pointsman.failover.record import GIVE_UP_S, HISTORY_S, KEPT, SILENCE_S, Record, Second
+from pointsman.failover.record import GIVE_UP_S, HISTORY_S, IDLE_S, KEPT, SILENCE_S, Record, Second
 from pointsman.failover.state import member_of
 
 OPERATOR: Final = "operator"
@@ -61,7 +61,10 @@ def served(draft: Draft, second: Second) -> None:
     for record in draft.open:
         counted = _counted(record, second)
         if record.programmed_s and second.start_s >= record.programmed_s and second.good:
-            _close(draft, replace(counted, recovered_s=second.start_s, outcome="recovered"))
+            asked_s = max([record.programmed_s, *(one.end_s for one in history if one.requests)])
+            idle = second.start_s - asked_s > IDLE_S
+            recovered = replace(counted, recovered_s=second.start_s, outcome="recovered")
+            _close(draft, replace(counted, outcome="silent") if idle else recovered)
         else:
             still.append(counted)
     draft.open = still
