@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from config.config_fixtures import FLEET, manifests, problems
+from config.config_fixtures import EXAMPLE, FLEET, manifests, problems
+from pointsman.app.simulate import simulator_spec
 from pointsman.core.arm_names import short_names, target_arm, target_of, whole_pool
 from pointsman.core.change import ChangeError, Signature, WeightChange, decide, pool_names
 from pointsman.core.compile import compile_plan
+from pointsman.core.config import load
 from pointsman.core.model import ModelRewrite, Plan
 from pointsman.core.overlay import EMPTY, Overlay
 from pointsman.rollout.manifest import spec_of
@@ -189,6 +191,15 @@ def test_what_is_not_renamed_is_told() -> None:
     assert not [note for note in compiled(rewrite(REVIEW), fleet=closed).notes if "Renamed" in note.reason]
     [grpc] = [note for note in compiled(rewrite(REVIEW, pool={"name": "stream"})).notes if "Renamed" in note.reason]
     assert (grpc.rule, grpc.reason) == ("GRPCRoute/default/generate/0", "ModelsNotRenamed")
+
+
+def test_the_example_has_its_arms_and_nothing_to_remark() -> None:
+    plan = compile_plan(load(EXAMPLE.parent / "models"))
+    assert arms(plan) == {"default/llama~review-v2": 1_000, "default/llama~review-v1": 9_000}
+    assert arms(plan, "HTTPRoute/default/chat/preview") == {"default/llama~review-v2": 10_000}
+    assert plan.notes == ()
+    [first, _] = simulator_spec(plan, speed=1)["replicas"]
+    assert (first["model"], first["loras"]) == ("llama-3-8b", ["review-v1", "review-v2"])
 
 
 def policy(stable: dict[str, str], canary: dict[str, str], **spec: Any) -> str:
