@@ -91,13 +91,14 @@ async def test_status_explain_and_xds(tmp_path: Path) -> None:
         )
         assert "passed  HTTPRoute/default/chat/0/0: the header x-model-variant is absent" in text
         assert "chance decides, header x-user-id is absent: default/canary 20 %, default/stable 80 %" in text
+        assert "stable-us-east-0 (127." in text, "endpoints have names"
         assert (await fleet.get(f"{fleet.admin}/api/v1/picks"))["picks"][0]["pick"] == picks[0]["pick"], (
             "nothing counted"
         )
         assert "has no listener 'nope'" in await pointsman(fleet, "explain", "--listener", "nope", code=1)
 
         assert "has everything" in await pointsman(fleet, "xds", "acks")
-        assert "no difference: 1 proxies" in await pointsman(fleet, "xds", "diff")
+        assert "no difference: 1 gateway has what it is to have" in await pointsman(fleet, "xds", "diff")
         dumped = await as_json(fleet, "xds", "dump", "main", "--type", "RDS")
         assert dumped["resources"]["RDS"][0]["resource"]["name"].startswith("default/main/")
         assert "default/stable" in await pointsman(fleet, "xds", "dump")
