@@ -1,6 +1,6 @@
 """The price of a pick, for each request: CPU of the picker and of Envoy, latency, throughput; all ways in one run.
 
-    python bench/picker [--seconds N] [--rounds N] [--json FILE]
+    python bench/picker [--seconds N] [--rounds N] [--shells native,grpc] [--json FILE]
 
 One real Envoy has a listener for each way: no picker (alone), the one-message profile with access log feedback, where
 the gateway promises a single message (single) and where it does not (one-message), and the Endpoint Picker Protocol in
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pointsman.app.envoy import start_envoy
+from pointsman.app.pick_shell import PickerShell
 from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core.clock import SystemClock
 from pointsman.core.engine_metrics import EngineMetrics
@@ -54,6 +57,7 @@ class Cell:
     body: str
     endpoints: int
     workers: int
+    shell: str
     requests: int
     errors: int
     picker_us: float
@@ -100,8 +104,8 @@ def cpu_s(pids: Sequence[int]) -> float:
 class Rig:
     """The pool, the picker workers and Envoy for one number of endpoints and workers."""
 
-    def __init__(self, endpoints: int, workers: int) -> None:
-        self.endpoints, self.workers = endpoints, workers
+    def __init__(self, endpoints: int, workers: int, shell: PickerShell = PickerShell.NATIVE) -> None:
+        self.endpoints, self.workers, self.shell = endpoints, workers, shell
 
     async def __aenter__(self) -> Rig:
         self._server = await asyncio.get_running_loop().create_server(Upstream, "0.0.0.0", 0, backlog=1024)
@@ -116,6 +120,7 @@ class Rig:
             picker=picker,
             registry=CollectorRegistry(),
             gossip=gossip,
+            shell=self.shell,
             log_level="warning",
         ).__aenter__()
         plan = plan_of(keys)
@@ -166,6 +171,7 @@ class Rig:
             body=body,
             endpoints=self.endpoints,
             workers=self.workers,
+            shell=self.shell.value,
             requests=busy.requests,
             errors=busy.errors + calm.errors,
             picker_us=picker_s / busy.requests * 1e6,
@@ -176,15 +182,23 @@ class Rig:
         )
 
 
-async def run(bodies: Sequence[str], setups: Sequence[tuple[int, int]], *, seconds: float, rounds: int) -> list[Cell]:
-    """All cells: each set-up, and in it each body and way in turn, `rounds` times over."""
+async def run(
+    bodies: Sequence[str],
+    setups: Sequence[tuple[int, int]],
+    shells: Sequence[PickerShell],
+    *,
+    seconds: float,
+    rounds: int,
+) -> list[Cell]:
+    """All cells: each set-up, and in it each body, way and shell in turn, `rounds` times over."""
     cells = []
     for endpoints, workers in setups:
-        async with Rig(endpoints, workers) as rig:
+        async with AsyncExitStack() as stack:
+            rigs = [await stack.enter_async_context(Rig(endpoints, workers, shell)) for shell in shells]
             for _ in range(rounds):
                 for body in bodies if (endpoints, workers) == setups[0] else ["32 KB"]:
                     rate = 20.0 if body == "1 MB" else 40.0
-                    for way in LISTENERS:
+                    for way, rig in itertools.product(LISTENERS, rigs):
                         cells.append(await rig.measure(way, body, seconds=seconds, rate=rate))
                         print(cells[-1], file=sys.stderr, flush=True)
     return cells
@@ -192,9 +206,9 @@ async def run(bodies: Sequence[str], setups: Sequence[tuple[int, int]], *, secon
 
 def merged(cells: Sequence[Cell]) -> list[Cell]:
     """The rounds of each cell together: the median of each figure, the sum of the counts."""
-    groups: dict[tuple[int, int, str, str], list[Cell]] = {}
+    groups: dict[tuple[int, int, str, str, str], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.endpoints, cell.workers, cell.body, cell.way), []).append(cell)
+        groups.setdefault((cell.endpoints, cell.workers, cell.shell, cell.body, cell.way), []).append(cell)
     made = []
     for group in groups.values():
         values = {
@@ -210,30 +224,30 @@ def show(cells: Sequence[Cell], console: Console) -> None:
     """The table, and the bars of the design beside what was measured."""
     table = Table(title="Price of a request")
     for column in (
-        "endpoints", "workers", "body", "way", "picker µs", "Envoy µs", "both µs", "× duplex", "req/s",
+        "endpoints", "workers", "shell", "body", "way", "picker µs", "Envoy µs", "both µs", "× duplex", "req/s",
         "p50 ms", "p99 ms", "added p50", "added p99", "errors",
     ):  # fmt: skip
         table.add_column(column, justify="right")
-    by = {(c.endpoints, c.workers, c.body, c.way): c for c in cells}
+    by = {(c.endpoints, c.workers, c.shell, c.body, c.way): c for c in cells}
     for cell in cells:
-        key = (cell.endpoints, cell.workers, cell.body)
+        key = (cell.endpoints, cell.workers, cell.shell, cell.body)
         alone, duplex = by[(*key, "alone")], by[(*key, "duplex")]
         ratio = (cell.picker_us + cell.envoy_us) / (duplex.picker_us + duplex.envoy_us)
         table.add_row(
-            f"{cell.endpoints:,}", str(cell.workers), cell.body, cell.way, f"{cell.picker_us:,.0f}",
+            f"{cell.endpoints:,}", str(cell.workers), cell.shell, cell.body, cell.way, f"{cell.picker_us:,.0f}",
             f"{cell.envoy_us:,.0f}", f"{cell.picker_us + cell.envoy_us:,.0f}", f"{ratio:.2f}", f"{cell.per_s:,.0f}",
             f"{cell.p50_ms:.1f}", f"{cell.p99_ms:.1f}", f"{cell.p50_ms - alone.p50_ms:+.1f}",
             f"{cell.p99_ms - alone.p99_ms:+.1f}", str(cell.errors),
         )  # fmt: skip
     console.print(table)
-    key = next(((c.endpoints, c.workers) for c in cells if c.body == "32 KB"), None)
-    if key is not None:
+    for key in dict.fromkeys((c.endpoints, c.workers, c.shell) for c in cells if c.body == "32 KB"):
         duplex = by[(*key, "32 KB", "duplex")]
         for way in ("single", "one-message"):
             one = by[(*key, "32 KB", way)]
             ratio = (one.picker_us + one.envoy_us) / (duplex.picker_us + duplex.envoy_us)
             verdict = "reached" if ratio <= 0.6 else "missed"
-            console.print(f"{way} at 32 KB: {ratio:.2f} of the total CPU of full duplex (bar 0.60: {verdict})")
+            setup = f"{key[0]} endpoints, {key[1]} workers, {key[2]}"
+            console.print(f"{way} at 32 KB, {setup}: {ratio:.2f} of the CPU of full duplex (bar 0.60: {verdict})")
 
 
 def main() -> None:
@@ -242,10 +256,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times that all ways are measured in turn (default 3)")
     parser.add_argument("--bodies", default=",".join(BODIES), help="comma-separated (default all)")
     parser.add_argument("--setups", default="100x1,10x1,1000x1,100x2", help="endpoints x workers, first for all bodies")
+    parser.add_argument("--shells", default="native", help="native, grpc, or both: in turn, each with its own Envoy")
     parser.add_argument("--json", type=Path, help="write all cells of all rounds here")
     chosen = parser.parse_args()
     setups = [(int(e), int(w)) for e, w in (setup.split("x") for setup in chosen.setups.split(","))]
-    cells = asyncio.run(run(chosen.bodies.split(","), setups, seconds=chosen.seconds, rounds=chosen.rounds))
+    shells = [PickerShell(shell) for shell in chosen.shells.split(",")]
+    cells = asyncio.run(run(chosen.bodies.split(","), setups, shells, seconds=chosen.seconds, rounds=chosen.rounds))
     if chosen.json:
         chosen.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
     console = Console(width=170)

@@ -1,4 +1,4 @@
-"""The gRPC shell without Envoy: streams are independent, protocol errors end only their own, metrics are counted."""
+"""Both gRPC shells without Envoy: streams are independent, protocol errors end only their own, metrics are counted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from prometheus_client import CollectorRegistry, generate_latest
 
 from extproc.fleet import POOL, make_plan
+from pointsman.app.pick_shell import native_server
 from pointsman.core import wire
 from pointsman.core.clock import SystemClock
+from pointsman.core.grpc_health import GrpcHealth
 from pointsman.extproc import Picker, add_services
+from pointsman.extproc.pick_server import PickServer
 from pointsman.extproc.server import ALS_SERVICE, EXT_PROC_SERVICE
 from support.waiting import eventually
 
@@ -43,17 +46,22 @@ class Served:
         return self.registry.get_sample_value(name, labels)
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
+@pytest.fixture(params=["grpc", "native"])
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     picker, registry = Picker(SystemClock()), CollectorRegistry()
     picker.apply(make_plan({"near": ["10.0.0.1:80", "10.0.0.2:80"]}))
-    server = grpc.aio.server()
-    add_services(server, picker, registry)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    server: grpc.aio.Server | PickServer
+    if request.param == "grpc":
+        server = grpc.aio.server()
+        add_services(server, picker, registry)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+    else:
+        server = native_server(picker, registry, GrpcHealth())
+        port = server.listen("127.0.0.1", 0, shared=False)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Served(picker, registry, channel)
-    await server.stop(None)
+    await server.stop(0)
 
 
 def body_message(text: bytes = b'{"model": "m", "prompt": "hello"}', pool: str = POOL) -> ext_proc.ProcessingRequest:

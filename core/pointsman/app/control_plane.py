@@ -289,6 +289,7 @@ class ControlPlane:
                 tls=None if self.tls is None else self.tls.content,
                 trust_domain=options.trust_domain,
                 tracing=options.tracing,
+                shell=options.picker_shell,
             )
         )
         if self.tls is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman.app.admin_token import read_token
+from pointsman.app.pick_shell import PickerShell
 from pointsman.app.ports import PortError, Wanted, is_loopback, is_wildcard
 from pointsman.app.stream_age import STREAM_AGE_S
 from pointsman.app.tls import TlsFiles
@@ -22,9 +23,10 @@ class ControlPlaneOptions:
     `tls` demands client certificates on the gRPC port and encrypts the admin API where others reach it, or where
     operators show certificates; with `trust_domain` SPIFFE ids of other domains count for nothing. `pickers` (host,
     port) are what gateways are told, in order of preference; none: our own gRPC address. `stream_age_s`: see
-    `stream_age`. `picker_workers`: processes that pick, on a port of their own; 0: this one picks. `picker_peers` are
-    gRPC addresses of other control planes whose pickers share their load with ours. `default_pool` is for requests of
-    gateways that do not name one. `tracing`: where spans are sent; None: nothing is traced.
+    `stream_age`. `picker_workers`: processes that pick, on a port of their own, served by
+    `picker_shell`; 0: this one picks. `picker_peers` are gRPC addresses of other control planes whose pickers share
+    their load with ours. `default_pool` is for requests of gateways that do not name one. `tracing`: where spans are
+    sent; None: nothing is traced.
     """
 
     config: Path
@@ -42,6 +44,7 @@ class ControlPlaneOptions:
     policy: PickPolicy = PickPolicy.JOINT
     default_pool: str = ""
     picker_workers: int = 0
+    picker_shell: PickerShell = PickerShell.NATIVE
     picker_peers: tuple[tuple[str, int], ...] = ()
     tracing: TracingOptions | None = None
 

@@ -13,7 +13,7 @@ implementations use.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final
 
 import grpc
@@ -38,6 +38,7 @@ class GrpcHealth:
         self._serving: dict[str, bool] = {}
         self._draining = False
         self._changed = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the health service, before the server starts."""
@@ -88,9 +89,16 @@ class GrpcHealth:
             return _Response.SERVICE_UNKNOWN
         return _Response.SERVING if self._serving[service] and not self._draining else _Response.NOT_SERVING
 
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` after every change from now on; returns the function that ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        for listener in list(self._listeners):
+            listener()
 
     async def _check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """One answer; status NOT_FOUND for a name that is not registered."""

@@ -14,6 +14,7 @@ from pointsman.app.commands.shared import host_port, refuse
 from pointsman.app.commands.tracing import chosen_tracing, tracing_flags
 from pointsman.app.control_plane_options import ControlPlaneOptions
 from pointsman.app.logs import configure_logs
+from pointsman.app.pick_shell import PickerShell
 from pointsman.app.stream_age import STREAM_AGE_S
 from pointsman.app.tls import TlsFiles
 from pointsman.app.up import UpOptions, running, until_stopped
@@ -74,6 +75,13 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
     default=0,
     show_default=True,
     help="Processes that pick, on a port of their own; 0: the control plane picks.",
+)
+@click.option(
+    "--picker-shell",
+    type=click.Choice(["native", "grpc"]),
+    default="native",
+    show_default=True,
+    help="What the picker workers serve with: our own HTTP/2, which costs less CPU, or the general gRPC library.",
 )
 @click.option(
     "--picker-peer",
@@ -172,6 +180,7 @@ async def _up(
     pickers: tuple[tuple[str, int], ...],
     stream_age_s: float,
     picker_workers: int,
+    picker_shell: str,
     picker_peers: tuple[tuple[str, int], ...],
     policy: str,
     default_pool: str,
@@ -200,6 +209,7 @@ async def _up(
             pickers=pickers,
             stream_age_s=stream_age_s,
             picker_workers=picker_workers,
+            picker_shell=PickerShell(picker_shell),
             picker_peers=picker_peers,
             policy=PickPolicy(policy),
             default_pool=default_pool,

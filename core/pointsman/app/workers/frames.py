@@ -26,7 +26,7 @@ _LENGTH = struct.Struct(">I")
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The command line of a worker, as JSON. `fd` is its end of the socket pair; ports are shared by all workers.
 
-    `guarded`: it listens with TLS, when it has `SetCertificates`.
+    `guarded`: it listens with TLS, when it has `SetCertificates`. `shell`: a `PickerShell`.
     """
 
     fd: int
@@ -39,6 +39,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     trust_domain: str = ""
     tracing: TracingOptions | None = None
     calibrate: bool = True
+    shell: str = "native"
     log_level: str = "info"
     log_format: str = "auto"
 

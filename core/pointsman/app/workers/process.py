@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from pointsman.app.grpc_options import SHARED_PORT_OPTIONS, STOP_GRACE_S
 from pointsman.app.identity import Guard
 from pointsman.app.logs import configure_logs
+from pointsman.app.pick_shell import PickerShell, native_server
 from pointsman.app.tls import Content, following_credentials
 from pointsman.app.tracing_picks import PickTracing
 from pointsman.app.workers import frames
@@ -35,8 +36,10 @@ from pointsman.core.snapshot import PlanHolder
 from pointsman.core.tasks import together
 from pointsman.extproc import Feedback, Picker, PickPolicy, add_health, add_services
 from pointsman.extproc.gossip import GossipState, Outbox
+from pointsman.extproc.health import READY_SERVICES
 from pointsman.extproc.inflight import Silent
 from pointsman.extproc.peers import GossipNode, Link
+from pointsman.extproc.pick_server import PickServer
 from pointsman.picker.v1 import gossip_pb2
 
 SAMPLES_S: Final = 1.0
@@ -80,7 +83,7 @@ class Worker:
             on_outcome=self._heard.append,
         )
         self._link = self._node.join()
-        self._server: grpc.aio.Server | None = None
+        self._server: grpc.aio.Server | PickServer | None = None
         self._health: GrpcHealth | None = None
 
     async def run(self, reader: asyncio.StreamReader) -> None:
@@ -130,7 +133,33 @@ class Worker:
                 if self._health is not None:
                     self._health.drain()
 
-    async def _listen(self) -> grpc.aio.Server:
+    async def _listen(self) -> grpc.aio.Server | PickServer:
+        native = self._options.shell == PickerShell.NATIVE
+        server = self._listen_natively() if native else await self._listen_by_grpc()
+        # What is there now stays for life: the collector need not look at it, nor run every few requests (4 % of CPU).
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        return server
+
+    def _listen_natively(self) -> PickServer:
+        options = self._options
+        self._health = GrpcHealth()
+        self._health.serve_from_first_plan(self._holder, READY_SERVICES)
+        server = native_server(
+            self._picker,
+            self._registry,
+            self._health,
+            default_pool=options.default_pool,
+            on_feedback=self._heard.append,
+            tracer=self._tracing.tracer,
+            tls=self._files if options.guarded else None,
+            trust_domain=options.trust_domain,
+        )
+        server.listen(options.address, options.port, shared=True)
+        return server
+
+    async def _listen_by_grpc(self) -> grpc.aio.Server:
         options = self._options
         # Its count of refused calls stays here: the control plane has one of the same name. The log tells of each.
         guard = [Guard(CollectorRegistry(), trust_domain=options.trust_domain)] if options.guarded else []
@@ -150,10 +179,6 @@ class Worker:
         else:
             server.add_insecure_port(f"{address}:{options.port}")
         await server.start()
-        # What is there now stays for life: the collector need not look at it, nor run every few requests (4 % of CPU).
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
         return server
 
     def _files(self) -> Content:

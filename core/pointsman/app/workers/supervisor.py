@@ -20,6 +20,7 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
+from pointsman.app.pick_shell import PickerShell
 from pointsman.app.ports import PortError
 from pointsman.app.processes import ChildProcess, start_child
 from pointsman.app.tls import Content
@@ -98,6 +99,7 @@ class PickerWorkers:
         policy: PickPolicy = PickPolicy.JOINT,
         default_pool: str = "",
         calibrate: bool = True,
+        shell: PickerShell = PickerShell.NATIVE,
         on_feedback: Callable[[Feedback], None] | None = None,
         tls: Content | None = None,
         trust_domain: str = "",
@@ -125,6 +127,7 @@ class PickerWorkers:
             trust_domain=trust_domain,
             tracing=tracing,
             calibrate=calibrate,
+            shell=shell.value,
             log_level=log_level,
             log_format=log_format,
         )
