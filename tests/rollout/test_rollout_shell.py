@@ -12,6 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from config.config_fixtures import FLEET, manifests
+from config.plan_fixtures import endpoint_slice
 from pointsman.app.commands.rollout import rollout_lines
 from pointsman.app.operations import Operations
 from pointsman.app.rollout_files import RolloutFiles
@@ -52,6 +53,9 @@ class Plane:
         self.manifests = Manifests()
         self.plan = Plan()
         self.folder = StateFolder(state)
+        self.in_flight: dict[str, int] = {}
+        self.annotations = ""
+        self.more = ""
         self.operations = Operations(
             state=self.folder,
             clock=SystemClock(),
@@ -64,7 +68,7 @@ class Plane:
             state=self.folder,
             operations=self.operations,
             clock=SystemClock(),
-            loads=lambda pool: PoolLoad(endpoints=1, in_flight=0),
+            loads=lambda pool: PoolLoad(endpoints=1, in_flight=self.in_flight.get(pool, 0)),
             registry=CollectorRegistry(),
         )
         self.task: asyncio.Task[None] | None = None
@@ -74,7 +78,7 @@ class Plane:
 
     def configure(self, *, steps: list[dict[str, Any]] | None, **spec: Any) -> None:
         """Put a policy in force; `steps` None: none."""
-        text = FLEET
+        text = FLEET.replace("  name: chat\n", f"  name: chat\n{self.annotations}", 1) + self.more
         if steps is not None:
             text += "---\n" + yaml.safe_dump(policy(steps, **spec))
         self.manifests = manifests(text)
@@ -222,6 +226,22 @@ async def test_requests_count_for_their_rule_and_arm(plane: Plane) -> None:
     found = plane.rollouts.find(NAME)
     assert found is not None
     assert found["outcomes"] == {"canary": {"ok": 2}, "stable": {"ok": 1}}
+
+
+async def test_an_outage_gives_the_canary_what_it_can_carry(plane: Plane) -> None:
+    plane.annotations = "  annotations: {pointsman.dev/on-unavailable: Redistribute}\n"
+    plane.more = endpoint_slice("east", "10.0.1.1", pool="canary")
+    plane.in_flight = {"default/canary": 1, "default/stable": 39}
+    plane.configure(steps=MANUAL, gates={"capacity": {"canaryMinFree": "20%", "slotsPerEndpoint": 20}})
+    await plane.phase("Paused")
+    await eventually(lambda: plane.operations.overlay.ceilings, what="there is a ceiling")
+    before = plane.canary()
+    plane.operations.set_unavailable(frozenset({"default/stable"}))
+    assert (before, plane.canary()) == (1_000, 4_000), "16 of 40 requests"
+    plane.in_flight = {"default/canary": 5}  # two fifths of all: there are fewer than before
+    await eventually(lambda: plane.canary() == 10_000, what="it can carry all")
+    plane.operations.set_unavailable(frozenset())
+    await eventually(lambda: plane.canary() == 1_000, what="stable serves again")
 
 
 async def test_a_policy_that_is_gone_leaves_its_weights(plane: Plane) -> None:

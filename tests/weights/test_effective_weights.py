@@ -11,6 +11,7 @@ from config.plan_fixtures import endpoint_slice, hosts_of, route
 from pointsman.core.buckets import arm_of, bucket, moved, redrawn, shifted
 from pointsman.core.compile import compile_plan
 from pointsman.core.compile.arms import hand_over
+from pointsman.core.compile.weights import normalise
 from pointsman.core.model import TOTAL_WEIGHT, MatchType, Mirror, Plan, Rule
 from pointsman.core.overlay import Overlay, RuleOverlay
 
@@ -175,6 +176,32 @@ class TestArmsThatAreDown:
         else:
             assert sum(found) == TOTAL_WEIGHT
             assert all(not given for given, (_, down) in zip(found, arms, strict=True) if down)
+
+    @pytest.mark.parametrize(
+        ("wanted", "down", "most", "expected"),
+        [
+            ([100, 9_900], [1], [3_000, TOTAL_WEIGHT], [3_000, 7_000]),  # the rest gets 503
+            ([4_000, 6_000], [1], [3_000, TOTAL_WEIGHT], [4_000, 6_000]),  # what it has is not taken from it
+            ([100, 9_900], [1], [TOTAL_WEIGHT, TOTAL_WEIGHT], [TOTAL_WEIGHT, 0]),
+            ([100, 900, 9_000], [2], [500, TOTAL_WEIGHT, 0], [500, 9_500, 0]),  # others take what one cannot
+            ([100, 900, 9_000], [2], [500, 2_500, 0], [500, 2_500, 7_000]),
+            ([100, 9_900], [], [0, 0], [100, 9_900]),
+        ],
+    )
+    def test_an_arm_inherits_up_to_its_ceiling(
+        self, wanted: list[int], down: list[int], most: list[int], expected: list[int]
+    ) -> None:
+        reasons = ["down" if index in down else "" for index in range(len(wanted))]
+        assert hand_over(wanted, reasons, most) == expected
+
+    @given(st.lists(st.tuples(st.integers(1, 40), st.booleans(), st.integers(0, TOTAL_WEIGHT)), min_size=1, max_size=5))
+    def test_ceilings_keep_the_sum(self, arms: list[tuple[int, bool, int]]) -> None:
+        wanted = list(normalise([weight for weight, _, _ in arms]))
+        most = [limit for _, _, limit in arms]
+        found = hand_over(wanted, ["down" if down else "" for _, down, _ in arms], most)
+        assert sum(found) == TOTAL_WEIGHT
+        for given_, weight, (_, down, limit) in zip(found, wanted, arms, strict=True):
+            assert given_ <= weight if down else weight <= given_ + 1 and given_ <= max(limit, weight)
 
 
 BY_HEADER = (

@@ -13,8 +13,9 @@ import msgspec
 from aiohttp import web
 
 from pointsman.app.admin_access import signature
+from pointsman.app.gateway_acks import GatewayAcks, acks_json
 from pointsman.app.openapi import describe
-from pointsman.app.operations import GatewayAcks, Operations, Outcome, acks_json
+from pointsman.app.operations import Operations, Outcome
 from pointsman.app.weights_api import WEIGHTS_PATHS, WEIGHTS_SCHEMAS
 from pointsman.core.buckets import moved, shifted
 from pointsman.core.change import ChangeError, Refusal, WeightChange, pool_names, resolve

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import structlog
 
+from pointsman.app.gateway_acks import GatewayAcks, acks_json, acks_of
 from pointsman.core.arm_names import whole_pool
 from pointsman.core.audit import AuditLog
 from pointsman.core.change import Decided, Signature, WeightChange, decide
@@ -42,26 +43,6 @@ class AckSource(Protocol):
     async def wait_acked(self, gateway: str, timeout_s: float) -> Any: ...
 
     def status(self) -> Json: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayAcks:
-    """How the connected proxies of a gateway stand with a change.
-
-    `acked` maps node ids to milliseconds from the change to their acknowledgement; a node that needed nothing has 0.
-    `rejected` maps node ids to what they said. `problems`: why the gateway's configuration is not served at all.
-    """
-
-    gateway: str
-    acked: Mapping[str, float] = field(default_factory=dict)
-    rejected: Mapping[str, str] = field(default_factory=dict)
-    pending: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-    @property
-    def done(self) -> bool:
-        """Whether every connected proxy has it."""
-        return not self.rejected and not self.pending and not self.problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +87,7 @@ class Operations:
         self._xds = xds
         self._awaited: set[asyncio.Task[None]] = set()
         self._overlay = Overlay()
+        self._ceilings: dict[str, dict[tuple[str, str], int]] = {}
         self._stamp: tuple[int, int] | None = None
         self._turn = asyncio.Lock()
 
@@ -178,6 +160,14 @@ class Operations:
             overlay = replace(self._overlay, unavailable=pools)
             self._put_in_force(overlay, self._compile(overlay))
 
+    def set_ceilings(self, owner: str, ceilings: Mapping[tuple[str, str], int]) -> None:
+        """Take over how much arms may inherit, in the words of `Overlay.ceilings`; `owner` has no others."""
+        self._ceilings[owner] = dict(ceilings)
+        every = tuple(sorted({key: share for each in self._ceilings.values() for key, share in each.items()}.items()))
+        if every != self._overlay.ceilings:
+            overlay = replace(self._overlay, ceilings=every)
+            self._put_in_force(overlay, self._compile(overlay))
+
     def set_sites(self, sites: Sites, drained: frozenset[str]) -> bool:
         """Take over what failover decided of sites and endpoints, which it keeps itself; True if that is new."""
         if (sites, drained) == (self._overlay.sites, self._overlay.drained):
@@ -189,7 +179,7 @@ class Operations:
     def _with_controllers(self, kept: Overlay) -> Overlay:
         """What is kept in the overlay's file, with what controllers decided and keep elsewhere."""
         now = self._overlay
-        return replace(kept, unavailable=now.unavailable, sites=now.sites, drained=now.drained)
+        return replace(kept, unavailable=now.unavailable, sites=now.sites, drained=now.drained, ceilings=now.ceilings)
 
     async def acks(self, outcome: Outcome, timeout_s: float) -> tuple[GatewayAcks, ...]:
         """Wait until every connected proxy has answered for a change, at most `timeout_s`; how they stand then."""
@@ -199,7 +189,7 @@ class Operations:
         for gateway in outcome.gateways:
             left_s = max(0.0, deadline_s - self._clock.monotonic_s())
             await xds.wait_acked(gateway, left_s)
-            found.append(_acks_of(gateway, xds.status(), outcome.at_s, self._clock.wall_s()))
+            found.append(acks_of(gateway, xds.status(), outcome.at_s, self._clock.wall_s()))
         return tuple(found)
 
     async def connected(self, rules: Collection[str]) -> dict[str, frozenset[str]]:
@@ -354,40 +344,6 @@ def gateways_of(plan: Plan, rule_id: str) -> tuple[str, ...]:
             for rule in host.rules
         )
     )
-
-
-def _acks_of(gateway: str, status: Json, since_s: float, now_s: float) -> GatewayAcks:
-    """Read how a gateway stands from the xDS server's status."""
-    problems = next((tuple(g["problems"]) for g in status["gateways"] if g["name"] == gateway), ())
-    acked: dict[str, float] = {}
-    rejected: dict[str, str] = {}
-    pending: list[str] = []
-    for node in status["nodes"]:
-        if node["gateway"] != gateway:
-            continue
-        routes = [state for state in node["types"] if state["type"] == "RDS"]
-        if node["rejected"]:
-            rejected[node["node"]] = "; ".join(f"{r['type']} {r['name']}: {r['message']}" for r in node["rejected"])
-        elif not node["settled"]:
-            pending.append(node["node"])
-        else:
-            ages_s = [state["since_ack_s"] for state in routes if state["since_ack_s"] is not None]
-            acked[node["node"]] = round(max([0.0, *((now_s - age_s - since_s) * 1000 for age_s in ages_s)]), 1)
-    return GatewayAcks(
-        gateway=gateway, acked=acked, rejected=rejected, pending=tuple(sorted(pending)), problems=problems
-    )
-
-
-def acks_json(acks: GatewayAcks) -> Json:
-    """How the proxies of a gateway stand, as the API and the audit log tell it."""
-    return {
-        "gateway": acks.gateway,
-        "done": acks.done,
-        "acked_ms": dict(acks.acked),
-        "rejected": dict(acks.rejected),
-        "pending": list(acks.pending),
-        "problems": list(acks.problems),
-    }
 
 
 def _told(entry: RuleOverlay | None) -> Json | None:

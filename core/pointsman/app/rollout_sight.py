@@ -1,11 +1,13 @@
-"""What a rollout sees at a tick: the verdicts of its checks, its requests, and room for the next step."""
+"""What a rollout sees at a tick: its checks' verdicts, its requests, room for the next step and for an outage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
+from pointsman.core.model import TOTAL_WEIGHT, Plan
 from pointsman.rollout.analysis import CheckResult, analyse, due_for_restart
-from pointsman.rollout.capacity import PoolLoad, room, share_with
+from pointsman.rollout.capacity import PoolLoad, ceiling, room, share_with
 from pointsman.rollout.evidence import Evidence
 from pointsman.rollout.spec import Source, Strategy
 from pointsman.rollout.state import State, Tick
@@ -44,3 +46,32 @@ def counts(state: State, site: str) -> bool:
     """Whether the requests of a gateway at `site` are evidence: with sites those of the site that is in turn."""
     sites = state.spec.sites
     return not sites or (site if site in sites else sites[-1]) == state.current.site
+
+
+CEILING_STEP: Final = TOTAL_WEIGHT // 20
+"""Ceilings are told in steps of 5 %: every other value would be another Plan."""
+
+Ceilings = dict[tuple[str, str], int]
+"""(rule, pool) → the most that it gets of what other arms hand over, in 1/10,000."""
+
+
+def ceilings(state: State, plan: Plan, loads: Loads) -> Ceilings:
+    """What the canary may inherit while the stable pool is down: what the capacity gate says that it can carry.
+
+    Without a gate, or where all fits, there is no limit.
+    """
+    spec = state.spec
+    if spec.capacity is None or not state.active or spec.strategy is Strategy.SHADOW:
+        return {}
+    stable, canary = loads(spec.stable), loads(spec.canary)
+    found: Ceilings = {}
+    for rule in spec.rules:
+        split = plan.split(rule)
+        if split is None:
+            continue
+        down = any(arm.unavailable for arm in split.arms if arm.pool == spec.stable)
+        gets = sum(arm.effective for arm in split.arms if arm.pool == spec.canary) / TOTAL_WEIGHT
+        share = ceiling(spec.capacity, stable, canary, canary_alone=gets if down and gets else None)
+        if share < TOTAL_WEIGHT:
+            found[rule, spec.canary] = share // CEILING_STEP * CEILING_STEP
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pointsman.app.operations import GatewayAcks
+from pointsman.app.gateway_acks import GatewayAcks
 from pointsman.core.change import Signature, WeightChange
 from pointsman.core.model import TOTAL_WEIGHT, Mirror, Split
 from pointsman.extproc.feedback import Feedback

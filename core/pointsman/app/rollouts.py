@@ -19,7 +19,7 @@ from pointsman.app.operations import Operations
 from pointsman.app.outside_checks import ask
 from pointsman.app.proxy_roster import Roster
 from pointsman.app.rollout_files import RolloutFiles, SavedRollout
-from pointsman.app.rollout_sight import Loads, counts, sight
+from pointsman.app.rollout_sight import Loads, ceilings, counts, sight
 from pointsman.app.rollout_status import Json, RolloutMetrics, rollout_json
 from pointsman.app.rollout_words import missing, owner_of, sample_of, signature, weight_change
 from pointsman.core.change import ChangeError, WeightChange
@@ -256,6 +256,7 @@ class Rollouts:
         except (ChangeError, StateError) as error:
             log.error("the weights of a rollout without a policy stay its own", policy=name, problem=str(error))
         await asyncio.to_thread(self._files.remove, name)
+        self._operations.set_ceilings(name, {})
         del self._runs[name]
 
     async def _hand_over(self, run: _Run) -> None:
@@ -298,6 +299,8 @@ class Rollouts:
                 await self._kept(run, run.state, [SetWeight(weight=run.unset)])
             if event is None:
                 await self._away(run)
+                most = ceilings(run.state, self._operations.plan(), self._loads)
+                self._operations.set_ceilings(run.state.spec.name, most)
             happened = event if event is not None else sight(run.state, run.evidence, run.outside, self._loads)
             state, effects = machine.step(run.state, happened, self._clock.wall_s())
             if event is not None and state == run.state and not effects:

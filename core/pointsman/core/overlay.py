@@ -104,6 +104,9 @@ class Overlay:
     `unavailable` are pools that a controller found unable to serve, although their manifests say nothing of it: the
     arms of a split treat them as pools without a ready endpoint (annotation `pointsman.dev/on-unavailable`).
 
+    `ceilings` holds ((rule id, pool), share in 1/10,000), sorted: the most that an arm has after unavailable ones
+    handed theirs over. A controller that knows what the pool can carry keeps them.
+
     `sites` holds ((pool or `ANY_POOL`, site), what is laid over it), sorted; `drained` are endpoints (`ip:port`) that
     get no new requests. Their controller keeps them.
 
@@ -115,6 +118,7 @@ class Overlay:
     revision: int = 0
     sites: tuple[tuple[tuple[str, str], SiteOverlay], ...] = ()
     drained: frozenset[str] = frozenset()
+    ceilings: tuple[tuple[tuple[str, str], int], ...] = ()
 
     def site(self, pool: str, site: str) -> SiteOverlay | None:
         """What holds for a pool at a site: the stricter of what was said of it and of the whole site."""

@@ -48,6 +48,26 @@ def room(gate: CapacityGate, stable: PoolLoad, canary: PoolLoad, next_weight: in
     return _result(verdict, f"it would use {use * 100:.0f} % ({text}), {gate.min_free * 100:.0f} % must stay free", use)
 
 
+def ceiling(gate: CapacityGate, stable: PoolLoad, canary: PoolLoad, *, canary_alone: float | None = None) -> int:
+    """The largest share (1/10,000) of all requests with which the canary keeps the gate's free share; all of them where
+    nothing is known.
+
+    `canary_alone`: while stable serves nothing, the part (0 to 1) of all requests that the canary gets; what it carries
+    tells what all would be.
+    """
+
+    def share(carries: float | None, others: float | None, room_for: float) -> float:
+        if carries is None or others is None or not room_for:
+            return 1.0
+        everything = carries + others if canary_alone is None else carries / canary_alone
+        return room_for * (1.0 - gate.min_free) / everything if everything else 1.0
+
+    slots = canary.endpoints * gate.slots_per_endpoint
+    by_requests = share(canary.in_flight, stable.in_flight, slots)
+    by_tokens = share(canary.kv_used_tokens, stable.kv_used_tokens, canary.kv_tokens or 0.0)
+    return min(TOTAL_WEIGHT, int(TOTAL_WEIGHT * min(by_requests, by_tokens)))
+
+
 def share_with(stable: PoolLoad, canary: PoolLoad, weight: int) -> int:
     """The canary's share of all requests, at most, when `weight` of what a site sends to stable now comes to it."""
     if stable.in_flight is not None and canary.in_flight is not None:

@@ -67,7 +67,11 @@ def settle(rule_id: str, declared: Sequence[WeightedPool], layer: Layer, on_unav
         overlaid = over is not None
         decided = decided if over is None else over
     reasons = [layer.unavailable.get(arm.pool, "") for arm in declared]
-    effective = decided if on_unavailable is OnUnavailable.FAIL else hand_over(decided, reasons)
+    effective = decided
+    if on_unavailable is not OnUnavailable.FAIL:
+        ceilings = dict(layer.overlay.ceilings)
+        most = [ceilings.get((rule_id, arm.pool), TOTAL_WEIGHT) for arm in declared]
+        effective = hand_over(decided, reasons, most)
     notes += _outages(rule_id, declared, decided, effective, reasons)
     split = Split(
         rule=rule_id,
@@ -89,13 +93,35 @@ def settle(rule_id: str, declared: Sequence[WeightedPool], layer: Layer, on_unav
     return Settled(arms=arms, mirror=mirror, split=split, notes=tuple(notes))
 
 
-def hand_over(weights: Sequence[int], unavailable: Sequence[str]) -> list[int]:
+def hand_over(weights: Sequence[int], unavailable: Sequence[str], most: Sequence[int] = ()) -> list[int]:
     """Weights with the shares of unavailable arms given to the others, in the ratio of those.
 
-    Where no other arm has a weight all stay as they are: an arm at 0 is not to be used.
+    Where no other arm has a weight all stay as they are: an arm at 0 is not to be used. An arm that would get more than
+    its `most` (1/10,000, empty: no limits) keeps to that, or to what it has; what nobody can take stays where it is.
     """
     left = [0 if reason else weight for weight, reason in zip(weights, unavailable, strict=True)]
-    return list(normalise(left)) if any(left) else list(weights)
+    if not any(left):
+        return list(weights)
+    result = list(normalise(left))
+    limits = [max(limit, weight) for limit, weight in zip(most, weights, strict=True)] if most else result
+    if all(share <= limit for share, limit in zip(result, limits, strict=True)):
+        return result
+    return _up_to(weights, left, limits)
+
+
+def _up_to(weights: Sequence[int], left: Sequence[int], limits: Sequence[int]) -> list[int]:
+    """The shares of arms that are `left`, in their ratio and up to their limits; the rest stays with the others."""
+    result = [0] * len(weights)
+    rest, takers = TOTAL_WEIGHT, [index for index, weight in enumerate(left) if weight]
+    while takers:
+        parts = dict(zip(takers, _portions(rest, [left[index] for index in takers]), strict=True))
+        full = [index for index in takers if parts[index] > limits[index]]
+        for index in full or takers:
+            result[index] = limits[index] if full else parts[index]
+            rest -= result[index]
+        takers = [index for index in takers if index not in full] if full else []
+    kept = [weight if not open_ else 0 for weight, open_ in zip(weights, left, strict=True)]
+    return [share + part for share, part in zip(result, _portions(rest, kept), strict=True)]
 
 
 def vanished_rules(overlay: Overlay, known: Iterable[str]) -> tuple[Note, ...]:
