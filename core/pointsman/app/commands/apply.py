@@ -91,7 +91,8 @@ def apply(
             copy_manifests(new, folder, removed)
     except PointsmanError as error:
         refuse("apply", error)
-    done, acks = True, []
+    done = True
+    acks: list[Json] = []
     if before is not None and found["changes"]:
         try:
             done, acks = _arrived(admin, before, found, timeout_s)

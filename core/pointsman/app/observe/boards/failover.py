@@ -15,6 +15,13 @@ _CAPACITY: Final = "max by (site) (pointsman_site_capacity_requests)"
 _SWITCHES: Final = f"sum by (policy, site, trigger) (pointsman_failover_switches_total{{{_P}}})"
 _SWITCHES_BEFORE: Final = f"sum by (policy, site, trigger) (pointsman_failover_switches_total{{{_P}}} offset {W})"
 """The first switch makes the series: `changes` would not see it."""
+_DRILL_STEPS: Final = (
+    Step(colour="green"),
+    Step(colour="yellow", value=5),
+    Step(colour="orange", value=30),
+    Step(colour="red", value=120),
+)
+"""What is promised of the slowest fault, what an alert allows, the objective."""
 _RTO_STEPS: Final = (Step(colour="green"), Step(colour="orange", value=30), Step(colour="red", value=120))
 
 _STATE: Final = Row(
@@ -145,10 +152,18 @@ _RECOVERY: Final = Row(
             steps=_RTO_STEPS,
         ),
         Panel(
+            title="Requests that failed",
+            description="While a failover was under way, since the control plane started.",
+            queries=(
+                Query(expr=f"sum by (policy) (pointsman_failover_requests_failed_total{{{_P}}})", legend="{{policy}}"),
+            ),
+            steps=(Step(colour="transparent"), Step(colour="red", value=1)),
+        ),
+        Panel(
             title="Drills",
             kind="status-history",
             unit="s",
-            width=16,
+            width=24,
             description=(
                 "Recovery time of the last drill of each kind, as clients saw it, of the reports in the folder drills "
                 "of the state folder (pointsman drill run KIND --report STATE/drills). Set-ups that drills start have "
@@ -160,15 +175,7 @@ _RECOVERY: Final = Row(
                     legend="{{drill}} {{site}}",
                 ),
             ),
-            steps=_RTO_STEPS,
-        ),
-        Panel(
-            title="Requests that failed",
-            description="While a failover was under way, since the control plane started.",
-            queries=(
-                Query(expr=f"sum by (policy) (pointsman_failover_requests_failed_total{{{_P}}})", legend="{{policy}}"),
-            ),
-            steps=(Step(colour="transparent"), Step(colour="red", value=1)),
+            steps=_DRILL_STEPS,
         ),
         Panel(
             title="Retries",
