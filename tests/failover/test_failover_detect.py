@@ -15,7 +15,7 @@ from pointsman.failover.baseline import Baseline
 from pointsman.failover.detect import Detector
 from pointsman.failover.detect_odds import Test as Odds
 from pointsman.failover.detect_odds import evidence
-from pointsman.failover.detect_triggers import AbsentAction, Combine, MetricsAbsent, Triggers
+from pointsman.failover.detect_triggers import AbsentAction, Combine, MetricsAbsent, Probe, Triggers
 from pointsman.failover.model import EndpointView, Finding, Member, Observation, Sample, Trigger, Waiting
 from pointsman.failover.windows import Ring
 
@@ -304,7 +304,7 @@ def test_what_does_not_answer_is_gone_since_its_last_sign_of_life(world: World) 
         SITE: [replace(UP, endpoint=key, metrics_age_s=age, scrape_failing=age > 1.0) for key, age in ages.items()]
     }
     assert only(world.look()).since_s == pytest.approx(world.now_s - 1.5)
-    world.seen = views(like=replace(UP, metrics_age_s=None, unhealthy=1.0))
+    world.seen = views(like=replace(UP, metrics_age_s=None, scrape_failing=True))
     assert only(world.look()).since_s == pytest.approx(world.now_s - 3.0, abs=0.11)
 
 
@@ -366,11 +366,16 @@ def test_scrapes_that_find_nobody_count_where_no_request_is_answered() -> None:
     assert not world.look().findings  # nobody can be scraped anywhere: that is us
 
 
-def test_probes_of_the_gateways_count_at_most_of_the_endpoints() -> None:
-    world = World(seen={SITE: [replace(UP, endpoint=key, unhealthy=0.5) for key in KEYS[:2]] + views(KEYS[2:])[SITE]})
-    assert (world.look().findings, world.look().ready) == ((), 2)
-    world.seen = views(like=replace(UP, unhealthy=0.5))
-    assert triggers_of(world.look()) == {Trigger.PROBE}
+@pytest.mark.parametrize(("limit", "gone"), [(0.5, 3), (0.25, 2), (1.0, 4)])
+def test_so_many_endpoints_must_be_gone_as_the_policy_says(limit: float, gone: int) -> None:
+    dead = replace(UP, scrape_failing=True, metrics_age_s=3.0)
+    world = World(Triggers(probe=Probe(failing=limit)))
+    for count in range(gone):
+        world.seen = {SITE: views(KEYS[:count], dead)[SITE] + views(KEYS[count:])[SITE]}
+        assert (world.look().findings, world.look().ready) == ((), 4 - count)
+    world.seen = {SITE: views(KEYS[:gone], dead)[SITE] + views(KEYS[gone:])[SITE]}
+    finding = only(world.look())
+    assert (finding.trigger, finding.value, finding.threshold) == (Trigger.PROBE, gone / 4, limit)
 
 
 @pytest.mark.parametrize(("action", "found"), [(AbsentAction.NEUTRAL, False), (AbsentAction.FAILOVER, True)])
@@ -399,7 +404,7 @@ def test_without_traffic_scrapes_tell_whether_a_site_is_clear() -> None:
 def test_all_triggers_together_and_triggers_that_are_off() -> None:
     world = World(Triggers(latency=None, stall=None, combine=Combine.ALL))
     assert not world.send(3.0, 50.0, failing(1.0)).findings  # the probes do not say so
-    world.seen = views(like=replace(UP, unhealthy=1.0))
+    world.seen = views(like=replace(UP, scrape_failing=True))
     assert triggers_of(world.send(1.0, 50.0, failing(1.0))) == {Trigger.ERROR_RATE, Trigger.PROBE}
     world = World(Triggers(error_rate=None, latency=None, stall=None, probe=None))
     assert not world.send(3.0, 50.0, failing(1.0)).findings

@@ -65,10 +65,10 @@ def test_one_sees_it_come_before_it_holds() -> None:
     assert found[Trigger.ERROR_RATE] == (pytest.approx(0.04, abs=0.01), 0.1)
     assert found[Trigger.LATENCY] == (pytest.approx(200.0, abs=30.0), 500.0)
     site.waiting = [Waiting(endpoint=KEYS[0], age_ms=2_000.0, expected_ms=100.0)]
-    site.views[1] = EndpointView(endpoint=KEYS[1], scrape_failing=True, unhealthy=1.0)
+    site.views.append(EndpointView(endpoint="a-3:80", scrape_failing=True))
     found = site.measured(site.live(0.1))
     assert found[Trigger.STALL] == (pytest.approx(1_890.0, abs=100.0), 500.0)
-    assert found[Trigger.PROBE] == (0.5, 0.5)
+    assert found[Trigger.PROBE] == (pytest.approx(1 / 3), 0.5)
 
 
 def test_triggers_that_are_off_measure_nothing() -> None:

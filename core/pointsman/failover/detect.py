@@ -10,8 +10,7 @@ Pure: the caller has the clock and calls `observe` about ten times a second. Wha
   there is a baseline, nor where the engines have queues: such a site is full, not slow.
 - stall: late requests while no first byte comes at all.
 - saturation: queues and KV caches of most endpoints, and refusals for load; stale scrapes say nothing.
-- probe: Envoy's probes where they are told, else scrapes that find nobody where no request is answered either. When
-  scrapes fail everywhere at once, it is us.
+- probe: scrapes that find nobody where no request is answered either. When scrapes fail everywhere at once, it is us.
 - metrics absent: as probe, for long, and only where the policy says so; absence alone says nothing.
 
 A site is bad when most of its endpoints are, or, for latency, when several are and none that is asked is well: a shared
@@ -77,7 +76,7 @@ class Detector:
 
         `views` has every endpoint of a member, also one of which nothing is known. An observation is `clear` when the
         requests of the last five seconds are well; with fewer than five of them, when most endpoints answer their
-        scrapes (or Envoy's probes) no later than usual: a site that was left has no traffic to judge by, and an engine
+        scrapes no later than usual: a site that was left has no traffic to judge by, and an engine
         that fails requests may well answer scrapes. So it is True before the first request of a failback, and the
         requests of the ramp tell the rest. None: there is neither.
         """
@@ -130,8 +129,7 @@ class Detector:
         state.baseline.settle(now_s, suspicious=suspicious)
         follow_rtt(state, views, suspicious=suspicious)
         failing = failing_endpoints(state, now_s)
-        limit = self.triggers.probe.unhealthy if self.triggers.probe else 0.5
-        up = [v for v in views if v.endpoint not in failing and not is_down(state, v, now_s, blind=blind, limit=limit)]
+        up = [v for v in views if v.endpoint not in failing and not is_down(state, v, now_s, blind=blind)]
         held = self._combined(faults)
         return Observation(
             member=member,

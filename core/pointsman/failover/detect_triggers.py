@@ -67,10 +67,9 @@ class Saturation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """More than half of the endpoints fail their probes. An endpoint does so where `unhealthy` of the gateways say it,
-    or where nobody answers a scrape and no request is answered either."""
+    """More than `failing` of the endpoints, or all, are gone: nobody answers a scrape and no request either."""
 
-    unhealthy: float = 0.5
+    failing: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

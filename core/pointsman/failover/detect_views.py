@@ -24,25 +24,23 @@ RTT_RISE: Final = 0.001
 it follows a shorter one at once."""
 
 
-def is_down(member: MemberState, view: EndpointView, now_s: float, *, blind: bool, limit: float) -> bool:
-    """Whether probes say that nobody is there. `blind`: scrapes fail everywhere, so they say something about us."""
-    if view.unhealthy is not None and view.unhealthy >= limit:
-        return True
+def is_down(member: MemberState, view: EndpointView, now_s: float, *, blind: bool) -> bool:
+    """Whether nobody is there. `blind`: scrapes fail everywhere, so they say something about us."""
     return view.scrape_failing and not blind and now_s - member.endpoint(view.endpoint).good_s > ANSWERED_S
 
 
 def judge_probes(member: MemberState, views: Sequence[EndpointView], now_s: float, *, blind: bool) -> Finding | None:
-    """Most endpoints fail their probes, or nothing."""
+    """So many endpoints are gone as the policy says, or nothing."""
     trigger = member.triggers.probe
     if trigger is None or not views:
         return None
-    down = [view for view in views if is_down(member, view, now_s, blind=blind, limit=trigger.unhealthy)]
-    if 2 * len(down) <= len(views):
+    down = [view for view in views if is_down(member, view, now_s, blind=blind)]
+    if len(down) <= trigger.failing * len(views) and len(down) < len(views):
         return None
     return Finding(
         trigger=Trigger.PROBE,
         value=len(down) / len(views),
-        threshold=0.5,
+        threshold=trigger.failing,
         samples=len(views),
         since_s=max(_alive_s(member, view, now_s) for view in down),
         detail=f"{len(down)} of {len(views)} endpoints do not answer",
@@ -139,15 +137,13 @@ def probes_say(member: MemberState, views: Sequence[EndpointView]) -> bool | Non
 
     None when nothing is known of them.
     """
-    if not any(view.metrics_age_s is not None or view.scrape_failing or view.unhealthy is not None for view in views):
+    if not any(view.metrics_age_s is not None or view.scrape_failing for view in views):
         return None
     limits = member.triggers.saturation or DEFAULT_LIMITS
-    limit = member.triggers.probe.unhealthy if member.triggers.probe else 0.5
     well = [
         view
         for view in views
-        if (view.unhealthy is None or view.unhealthy < limit)
-        and (view.answers or (view.metrics_age_s is None and not view.scrape_failing and view.unhealthy is not None))
+        if view.answers
         and not (view.rtt_ms is not None and _far(member, view.rtt_ms))
         and (_level(view, limits) or 0.0) < 1.0
     ]

@@ -157,7 +157,7 @@ def triggers_of(policy: FailoverPolicy) -> detect.Triggers:
             kv=share_of(found.saturation.kv) / TOTAL_WEIGHT,
             for_s=_s(found.saturation.for_),
         ),
-        probe=None if "probe" in off else detect.Probe(unhealthy=share_of(found.probe.failing) / TOTAL_WEIGHT),
+        probe=None if "probe" in off else detect.Probe(failing=share_of(found.probe.failing) / TOTAL_WEIGHT),
         metrics_absent=None
         if "metricsAbsent" in off
         else detect.MetricsAbsent(

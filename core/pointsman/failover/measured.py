@@ -13,7 +13,6 @@ from pointsman.failover.model import Observation, Trigger
 LATENCY_S: Final = 5.0
 """First bytes of so long tell the delay: the trigger's own second has too few at a quiet site."""
 
-HALF: Final = 0.5
 FULL: Final = 1.0
 
 
@@ -44,7 +43,7 @@ def measured(member: MemberState, seen: Observation, now_s: float) -> tuple[Meas
         found.append(Measured(trigger=Trigger.STALL, value=max(0.0, worst_ms), threshold=triggers.stall.late_ms))
     if triggers.probe is not None and seen.endpoints:
         silent = max(0, seen.endpoints - seen.ready - len(seen.failing_endpoints))
-        found.append(Measured(trigger=Trigger.PROBE, value=silent / seen.endpoints, threshold=HALF))
+        found.append(Measured(trigger=Trigger.PROBE, value=silent / seen.endpoints, threshold=triggers.probe.failing))
     if triggers.saturation is not None:
         found.append(Measured(trigger=Trigger.SATURATION, value=seen.load or 0.0, threshold=FULL))
     return tuple(found)

@@ -73,11 +73,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointView:
-    """What is known of an endpoint by other means: scrapes and Envoy's probes. None: not known.
+    """What is known of an endpoint by scrapes. None: not known.
 
     `metrics_age_s` is the age of the last good scrape; `scrape_failing`: the last tries found nobody there.
-    `waiting` are requests in its queue, `kv_usage` from 0 to 1, `unhealthy`: the share of gateways whose probes fail.
-    `rtt_ms` is what a scrape takes to its first byte.
+    `waiting` are requests in its queue, `kv_usage` from 0 to 1. `rtt_ms` is what a scrape takes to its first byte.
     """
 
     endpoint: str
@@ -85,7 +84,6 @@ class EndpointView:
     scrape_failing: bool = False
     waiting: float | None = None
     kv_usage: float | None = None
-    unhealthy: float | None = None
     rtt_ms: float | None = None
 
     @property
