@@ -3,9 +3,9 @@
     python bench/picker/traced.py [--seconds N] [--rounds N] [--endpoints N]
 
 One Envoy in the one-message profile, as in `bench/picker`, with a listener for each way that traces as the control
-plane configures it; one picker worker without a collector (off) and one with it; 4 KB chats in a closed loop; a
-collector that takes all spans and looks at none. The ways are measured in turn, in several rounds. Figures are medians
-of the rounds, in µs of user and system time of the processes, from /proc.
+plane configures it, but for the one that is off; one picker worker; 4 KB chats in a closed loop; a collector that takes
+all spans and looks at none. The ways are measured in turn, in several rounds and each time in another order. Figures
+are medians of the rounds, in µs of user and system time of the processes, from /proc.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import copy
 import json
 import os
 import platform
+import random
 import statistics
 import tempfile
 from contextlib import AsyncExitStack
@@ -64,17 +65,17 @@ def chats() -> list[bytes]:
     ]
 
 
-def traced(keys: list[str], picker_ports: dict[str, int], collector_port: int) -> dict[str, Any]:
-    """The gateway of `bench/picker` in the one-message profile, with a listener and a picker cluster for each way."""
-    config = bootstrap(keys, 1)
+def traced(keys: list[str], picker_port: int, collector_port: int) -> dict[str, Any]:
+    """The gateway of `bench/picker` in the one-message profile, with a listener for each way."""
+    config = bootstrap(keys, picker_port)
     resources = config["static_resources"]
     base = next(listener for listener in resources["listeners"] if listener["name"] == "single")
     picker = next(cluster for cluster in resources["clusters"] if cluster["name"] == wire.PICKER_CLUSTER)
-    resources["listeners"], made = [], [c for c in resources["clusters"] if c is not picker]
-    for name, port in {**picker_ports, wire.COLLECTOR_CLUSTER: collector_port}.items():
-        text = json.dumps(picker).replace(wire.PICKER_CLUSTER, name)
-        made.append(json.loads(text.replace('"port_value": 1}', f'"port_value": {port}}}')))
-    resources["clusters"] = made
+    collector = json.dumps(picker).replace(wire.PICKER_CLUSTER, wire.COLLECTOR_CLUSTER)
+    resources["clusters"].append(
+        json.loads(collector.replace(f'"port_value": {picker_port}', f'"port_value": {collector_port}'))
+    )
+    resources["listeners"] = []
     for way, ratio in WAYS.items():
         listener = copy.deepcopy(base)
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
@@ -83,10 +84,7 @@ def traced(keys: list[str], picker_ports: dict[str, int], collector_port: int) -
             tracing = GatewayTracing(collector_address="127.0.0.1", collector_port=collector_port, ratio=ratio)
             fill_tracing(filled, "bench/gateway", tracing)
             manager.update(json_format.MessageToDict(filled, preserving_proto_field_name=True))
-        cluster = "picker-off" if ratio is None else "picker-on"
-        resources["listeners"].append(
-            json.loads(json.dumps({**listener, "name": way}).replace(wire.PICKER_CLUSTER, cluster))
-        )
+        resources["listeners"].append({**listener, "name": way})
     return config
 
 
@@ -105,7 +103,7 @@ async def _collector(stack: AsyncExitStack) -> int:
     return int(port)
 
 
-async def _worker(stack: AsyncExitStack, plan: Plan, tracing: TracingOptions | None) -> PickerWorkers:
+async def _worker(stack: AsyncExitStack, plan: Plan, tracing: TracingOptions) -> PickerWorkers:
     clock, picker = SystemClock(), Picker(SystemClock())
     workers = await stack.enter_async_context(
         PickerWorkers(
@@ -133,20 +131,15 @@ async def run(*, endpoints: int, seconds: float, rounds: int) -> None:
         group = SiteGroup(site="here", priority=0, weight=1, endpoints=members)
         plan = Plan(sites=(Site(name="here"),), pools=(Pool(name=POOL, groups=(group,)),))
         collector_port = await _collector(stack)
-        workers = {
-            "picker-off": await _worker(stack, plan, None),
-            "picker-on": await _worker(stack, plan, TracingOptions(host="127.0.0.1", port=collector_port)),
-        }
+        workers = await _worker(stack, plan, TracingOptions(host="127.0.0.1", port=collector_port))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        ports = {name: worker.port for name, worker in workers.items()}
-        envoy = await start_envoy(traced(keys, ports, collector_port), Path(folder), concurrency=1)
+        envoy = await start_envoy(traced(keys, workers.port, collector_port), Path(folder), concurrency=1)
         stack.push_async_callback(envoy.stop)
         await envoy.wait_ready(60)
         costs: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _ in range(rounds):
-            for way, ratio in WAYS.items():
-                pid = workers["picker-off" if ratio is None else "picker-on"].pids[0]
-                costs[way].append(await _measure(envoy, way, pid, seconds))
+            for way in random.sample(list(WAYS), len(WAYS)):
+                costs[way].append(await _measure(envoy, way, workers.pids[0], seconds))
         _show(costs, endpoints)
 
 

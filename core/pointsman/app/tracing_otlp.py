@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
-from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from pointsman.core.tracing import Attribute, Span
@@ -51,16 +50,14 @@ def export_request(spans: Iterable[Span], resource: Mapping[str, str], scope: st
 
 def _fill(target: Any, attributes: Mapping[str, Attribute] | Mapping[str, str]) -> None:
     for key, value in attributes.items():
-        target.add(key=key, value=_value(value))
-
-
-def _value(value: Attribute) -> common_pb2.AnyValue:
-    match value:
-        case bool():  # before int, which it is, too
-            return common_pb2.AnyValue(bool_value=value)
-        case int():
-            return common_pb2.AnyValue(int_value=value)
-        case float():
-            return common_pb2.AnyValue(double_value=value)
-        case _:
-            return common_pb2.AnyValue(string_value=value)
+        pair = target.add()
+        pair.key = key
+        match value:
+            case str():
+                pair.value.string_value = value
+            case bool():  # before int, which it is, too
+                pair.value.bool_value = value
+            case int():
+                pair.value.int_value = value
+            case float():
+                pair.value.double_value = value
