@@ -197,6 +197,25 @@ def test_health_and_reasons_add_up() -> None:
     assert fleet_tree(lonely, {})["reasons"] == ["no proxy of gateway default/main is connected"]
 
 
+def test_a_pool_is_told_by_its_sites_and_where_it_wants_more() -> None:
+    full = [endpoint_of(name) | {"waiting": 48.0, "kv_usage": 0.5} for name in ("a", "b")]
+    (pool,) = fleet_tree(status_of(*full), {("default/llama", "a:80"): 1})["pools"]
+    (member,) = pool["members"]
+    assert (pool["name"], member["site"], member["share"], member["ready"]) == ("default/llama", "near", 1.0, 2)
+    assert (member["saturation"], member["waiting"], member["in_flight"]) == (1.5, 96.0, 4)
+    assert pool["placement_hints"] == [
+        "default/llama at near is full (150%, 96 requests wait): 2 more endpoints would bring it to 80%"
+    ]
+    calm = endpoint_of("a") | {"waiting": 0.0, "kv_usage": 0.475}
+    (pool,) = fleet_tree(status_of(calm, endpoint_of("b")), {})["pools"]
+    assert (pool["members"][0]["saturation"], pool["placement_hints"]) == (0.5, []), (
+        "who says nothing counts for nothing"
+    )
+    (pool,) = fleet_tree(status_of(endpoint_of("a", health="UNHEALTHY")), {})["pools"]
+    assert pool["members"][0]["saturation"] is None
+    assert pool["placement_hints"] == ["default/llama at near has no endpoint that takes requests"]
+
+
 def test_a_refused_folder_is_told_with_its_lines() -> None:
     found = [
         {"file": "routes.yaml", "line": line, "field": "spec.wieght", "what": "unknown field", "mend": ""}

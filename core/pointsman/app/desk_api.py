@@ -107,6 +107,15 @@ DESK_SCHEMAS: Final[dict[str, Json]] = {
             "in_flight": _NUMBER,
             "requests": {**_COUNT, "description": "Requests that ended of late; shares are of these."},
             "sites": {"type": "array", "items": _ref("TreeSite")},
+            "pools": {
+                "type": "array",
+                "description": "The same by pool: what each site carries, and where more endpoints are wanted.",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "members", "placement_hints"],
+                    "properties": {"name": _TEXT, "members": _OBJECTS, "placement_hints": _TEXTS},
+                },
+            },
             "weights": _OBJECTS,
             "rollouts": _OBJECTS,
             "failover": {"type": "array", "items": _ref("FailoverStatus")},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from pointsman.app.members import pools_by_member
 from pointsman.core.arm_names import whole_pool
 from pointsman.core.errors import Problem
 
@@ -49,6 +50,7 @@ def fleet_tree(status: Json, served: Mapping[tuple[str, str], int]) -> Json:
         "in_flight": sum(site["in_flight"] for site in sites),
         "requests": total,
         "sites": sites,
+        "pools": pools_by_member(sites),
         "weights": [_weights(split) for split in status.get("weights", [])],
         "rollouts": [_rollout(rollout) for rollout in rollouts],
         "failover": failover,

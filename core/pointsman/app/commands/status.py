@@ -136,7 +136,8 @@ def tree_view(tree: Json) -> RenderableType:
     for row in _rows(tree):
         table.add_row(*row)
     reasons = [Text(f"! {reason}", style="yellow") for reason in tree["reasons"]]
-    return Group(head, *(Text(line) for line in _gateways(tree)), *reasons, table)
+    hints = [Text(f"→ {hint}", style="dim") for pool in tree["pools"] for hint in pool["placement_hints"]]
+    return Group(head, *(Text(line) for line in _gateways(tree)), *reasons, *hints, table)
 
 
 def _gateways(tree: Json) -> Iterator[str]:
