@@ -81,12 +81,25 @@ async def put_weights(fleet: Fleet, **weights: int) -> None:
 
 @pytest.mark.story
 async def test_a_split_between_a_model_and_an_adapter(tmp_path: Path) -> None:
-    async with running_fleet(tmp_path, layout((NEW, 10), (MODEL, 90))) as fleet:
+    """With picker workers, which have the whole of it by themselves."""
+    async with running_fleet(tmp_path, layout((NEW, 10), (MODEL, 90)), extra=("--picker-workers", "1")) as fleet:
         found = await sent(fleet, 1_000)
         assert set(found) == {NEW, MODEL}
         assert abs(found[NEW] - found.total() / 10) < 48, found  # five standard deviations
         assert set(await sent(fleet, 30, headers={"x-model-variant": NEW})) == {NEW}
         assert set(await sent(fleet, 30, model=MODEL)) == {MODEL}
+
+        # A large body goes back and forth in many frames; what the model server says to it is its own business.
+        before = await by_model(fleet)
+        large = {"prompt": "all work and no play " * 50_000, "max_tokens": 1, "model": "review"}
+
+        async def served() -> bool:
+            async with fleet.session.post(f"{fleet.url}/v1/completions", json=large) as response:
+                await response.read()
+            return bool(await by_model(fleet) - before)
+
+        await eventually(served, what="a body of a megabyte reaches its model")
+        assert set(await by_model(fleet) - before) <= {NEW, MODEL}
 
         # Weights that are set hold for models as they do for pools; a header still goes past them.
         await put_weights(fleet, review_v2=0, llama_3_8b=1, canary=0)

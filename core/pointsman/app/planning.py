@@ -115,7 +115,7 @@ class _Load:
                 "share_percent": weight * 100 / TOTAL_WEIGHT,
                 "ready_endpoints": self._ready(name),
                 "load_per_endpoint": round(self._crowding(name), 3),
-                "concurrent": round(self._needed(name)) if self.concurrent else None,
+                "concurrent": round(self.concurrent * weight / TOTAL_WEIGHT) if self.concurrent else None,
                 "capacity": self._room(name) or None,
             }
 
