@@ -9,6 +9,7 @@ from typing import Final
 
 from pointsman.failover.detect_odds import Test, joint, site_wide
 from pointsman.failover.detect_state import EndpointState, Late, MemberState, Rings
+from pointsman.failover.detect_triggers import Latency
 from pointsman.failover.model import Finding, Trigger
 from pointsman.failover.windows import Ring
 
@@ -68,6 +69,11 @@ class Look:
     joint: tuple[int, ...] = ()
 
 
+def _slowness(latency: Latency) -> Test:
+    share = 1.0 - latency.quantile
+    return Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
+
+
 def _errors(rings: Rings) -> Ring:
     return rings.errors
 
@@ -122,8 +128,7 @@ def judge_latency(member: MemberState, now_s: float) -> Finding | None:
     trigger = member.triggers.latency
     if trigger is None or not member.baseline.known or member.busy:
         return None
-    share = 1.0 - trigger.quantile
-    test = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
+    test = _slowness(trigger)
     late = tuple(one for one in member.late if one.began_s > member.busy_s) if trigger.in_flight else ()
     calm_s = now_s - member.busy_s  # what came while there were queues is theirs
     lengths = tuple(length for length in SLOW_WINDOWS if length * member.rings.slow.bucket_s <= calm_s)
@@ -186,8 +191,12 @@ def failing_endpoints(member: MemberState, now_s: float) -> tuple[str, ...]:
     Where only a few are asked at all (a shared prefix keeps the requests together) and each of them is slow, nobody can
     say whether it is the site: they are listed, the requests go to the others, and those tell.
     """
+    rings = member.rings
+    if not (rings.errors.bad or rings.slow.bad or member.late):
+        return ()
     bad = [key for key, endpoint in member.endpoints.items() if _fails(member, key, endpoint, now_s)]
-    if not bad:
+    latency = member.triggers.latency
+    if not bad and latency is not None and rings.slow.bad + len(member.late) >= _slowness(latency).needs():
         asked = {key: endpoint for key, endpoint in member.endpoints.items() if _is_asked(member, key, endpoint, now_s)}
         if all(_slow_by_itself(member, key, endpoint, now_s) is not None for key, endpoint in asked.items()):
             bad = list(asked)
@@ -228,8 +237,7 @@ def _slow_by_itself(
     if latency is None or endpoint.busy or member.busy or not (rings.slow.bad or late):
         return None
     rings.advance(now_s)
-    share = 1.0 - latency.quantile
-    slow = Test(share=share, usual=USUAL_SLOW * share, nats=SLOW_NATS)
+    slow = _slowness(latency)
     if rings.slow.bad + len(late) < slow.needs():
         return None
     for length in EJECT_WINDOWS:

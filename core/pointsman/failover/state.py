@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
@@ -150,6 +151,7 @@ def key_of(member: Member) -> str:
     return f"{member.pool}@{member.site}"
 
 
+@functools.lru_cache(maxsize=16_384)  # asked for every member many times a second
 def member_of(key: str) -> Member:
     """The member of a key."""
     pool, _, site = key.rpartition("@")

@@ -57,6 +57,9 @@ class Ring:
         return self._newest * self.bucket_s
 
     def _roll(self, bucket: int) -> None:
+        if not self.total:  # most rings are those of idle endpoints
+            self._newest = bucket
+            return
         size, totals, bads = self.size, self._totals, self._bads
         for gone in range(self._newest + 1, self._newest + 1 + min(size, bucket - self._newest)):
             place = gone % size
