@@ -202,6 +202,29 @@ def test_the_example_has_its_arms_and_nothing_to_remark() -> None:
     assert (first["model"], first["loras"]) == ("llama-3-8b", ["review-v1", "review-v2"])
 
 
+def test_a_fleet_has_rewrites_of_its_own() -> None:
+    fleet = """
+---
+apiVersion: pointsman.dev/v1alpha1
+kind: InferenceFleet
+metadata: {name: all}
+spec:
+  poolRef: {name: stable}
+  members: [{site: east}]
+"""
+    text = FLEET.replace(
+        "group: inference.networking.k8s.io\n      kind: InferencePool\n      name: stable\n      weight: 95",
+        "group: pointsman.dev\n      kind: InferenceFleet\n      name: all\n      weight: 95",
+    )
+    of_pool = compiled(rewrite(REVIEW), fleet, fleet=text)
+    assert list(arms(of_pool)) == ["default/canary", "default/all"]
+    of_fleet = rewrite(REVIEW, pool={"group": "pointsman.dev", "kind": "InferenceFleet", "name": "all"})
+    plan = compiled(of_fleet, fleet, fleet=text)
+    assert list(arms(plan)) == ["default/canary", "default/all~review-v2", "default/all~review-v1"]
+    found = next(pool for pool in plan.gateways[0].pools if pool.name == "default/all~review-v1")
+    assert {endpoint.address for endpoint in found.endpoints()} == {"10.0.0.1", "10.0.0.2"}
+
+
 def policy(stable: dict[str, str], canary: dict[str, str], **spec: Any) -> str:
     ref = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat"}
     document = {
