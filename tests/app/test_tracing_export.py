@@ -85,6 +85,20 @@ async def test_what_waited_is_sent_when_the_collector_is_back() -> None:
         assert (len(collector.spans()), rig.count("dropped")) == (1, 0)
 
 
+async def test_a_collector_that_never_answers_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing_export, "CALL_TIMEOUT_S", 0.05)
+    async with running_collector() as collector:
+        collector.hangs = True
+        rig = Rig(collector.target)
+        async with rig.exporter.running():
+            rig.exporter.add(span(0))
+            await eventually(lambda: collector.calls >= 2)
+            collector.hangs = False
+            monkeypatch.setattr(tracing_export, "CALL_TIMEOUT_S", 10.0)
+            await eventually(lambda: rig.count("sent") == 1)
+        assert rig.count("dropped") == 0
+
+
 async def test_a_refused_batch_is_not_sent_again() -> None:
     async with running_collector() as collector:
         collector.refuse = grpc.StatusCode.INVALID_ARGUMENT

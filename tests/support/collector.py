@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,15 +30,18 @@ class Received:
 
 @dataclass
 class Collector:
-    """`raw` are the requests as bytes; `refuse` is what it answers instead of taking them."""
+    """`raw` are the requests as bytes; `refuse` is what it answers instead of taking them, `hangs`: nothing at all."""
 
     target: str = ""
     raw: list[bytes] = field(default_factory=list)
     refuse: grpc.StatusCode | None = None
+    hangs: bool = False
     calls: int = 0
 
     async def export(self, request: bytes, context: Any) -> bytes:
         self.calls += 1
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.refuse is not None:
             await context.abort(self.refuse, "not now")
         self.raw.append(request)
