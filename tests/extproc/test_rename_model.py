@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.fleet import POOL, make_plan
+from pointsman.core.arm_names import target_arm
 from pointsman.core.model import ModelRewrite
 from pointsman.extproc.model_rules import ModelRules, Renaming
 from pointsman.extproc.rename import MAX_BRACKETS, NO_MODEL, find_model, renamed
@@ -149,6 +150,19 @@ class TestRules:
         assert 150 < drawn.count("v2") < 250  # 200, with a standard deviation of 13
         assert drawn.count("v1") == 2_000 - drawn.count("v2")
         assert found.rename(POOL, b'{"model":"review"}') == found.rename(POOL, b'{"model":"review"}')
+
+    def test_an_arm_that_the_plan_does_not_have_is_known_by_its_name(self) -> None:
+        found = rules(self.SPLIT, self.ALIAS)
+        arm = target_arm(POOL, "org/v3@beta")
+        for name in (arm, f"{arm}@EU"):
+            assert found.rename(name, b'{"model":"review"}') == Renaming(
+                asked="review", model="org/v3@beta", body=b'{"model":"org/v3@beta"}'
+            )
+            renaming = found.rename(name, b'{"model":"gpt"}')
+            assert renaming is not None
+            assert renaming.model == "llama"
+            assert found.rename(name, b'{"model":"x"}') is None
+        assert found.rename("default/another~v3", b'{"model":"review"}') is None
 
     def test_a_model_that_nobody_saw_is_told(self) -> None:
         assert rules(self.SPLIT).rename(POOL, b'{"prompt":"x', partial=True) == Renaming(unread=True)

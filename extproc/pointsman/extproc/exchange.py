@@ -235,7 +235,8 @@ class Exchange:
 
     def _rename(self, body: bytes, *, partial: bool = False) -> Renaming | None:
         seen = self._seen
-        return self._picker.model_rules.rename(seen.pool, body, partial=partial, identity=seen.affinity or seen.request_id)
+        identity = seen.affinity or seen.request_id
+        return self._picker.model_rules.rename(seen.pool, body, partial=partial, identity=identity)
 
     def _pick(self, body: Body, renaming: Renaming | None = None) -> Decision:
         seen = self._seen

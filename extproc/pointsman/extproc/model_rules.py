@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import xxhash
 
+from pointsman.core.arm_names import target_of, whole_pool
 from pointsman.core.buckets import arm_of, bucket
-from pointsman.core.model import Plan
+from pointsman.core.model import TOTAL_WEIGHT, Plan
 from pointsman.extproc.rename import find_model, renamed
 
 _ANY = ""
@@ -46,7 +47,7 @@ class ModelRules:
         Where no gateway has chosen among several models, `identity` (a user, else a request) does, as Envoy would:
         each has its place among 10,000.
         """
-        rules = self._rules.get(pool)
+        rules = self._rules_of(pool)
         if rules is None:
             return None
         found = find_model(body, partial=partial)
@@ -59,6 +60,17 @@ class ModelRules:
         if target == found.model:
             return None
         return Renaming(asked=found.model, model=target, body=renamed(body, found.places, target))
+
+    def _rules_of(self, pool: str) -> Mapping[str, Targets] | None:
+        """An arm that this Plan has not yet, or no more, is still asked for by gateways that are ahead or behind: its
+        name tells the model, and its pool which requests get it."""
+        rules = self._rules.get(pool)
+        target = "" if rules is not None else target_of(pool)
+        whole = self._rules.get(whole_pool(pool)) if target else None
+        if whole is None:
+            return rules
+        ours: Targets = ((target, TOTAL_WEIGHT),)
+        return {model: ours if len(targets) > 1 else targets for model, targets in whole.items()}
 
 
 def _drawn(targets: Targets, identity: str) -> str:
