@@ -158,6 +158,24 @@ def test_own_work_drains_and_what_is_late_counts_as_late_again() -> None:
     assert load_of(table, 2.5 + GRACE_S).backlog_ms == pytest.approx([2000, 0, 0, 2000])
 
 
+def test_what_is_late_is_avoided_and_is_not_what_was_expected() -> None:
+    """Failover judges endpoints by what was expected of them: one that slows down must not raise the mark itself."""
+    table = fleet(
+        backlog_ms=[0, 500, 0, 0],
+        due_at_s=[0.5, 9.0, 0.5, np.inf],
+        seen_waiting=[0, 0, 3, 0],
+        seen_at_s=[2.5 + GRACE_S] * 4,
+        backlog_at_s=[2.5 + GRACE_S] * 4,
+    )
+    load = load_of(table, 2.5 + GRACE_S, mean_ms=100.0)
+    assert load.backlog_ms == pytest.approx([2000, 500, 2000, 0])
+    assert load.backlog_ms - load.late_ms == pytest.approx([0, 500, 300, 0])
+    terms = score(MODEL, table, pool_of(table).rows, load=load, prompt_tokens=1000, cached_tokens=np.zeros(4))
+    first = [terms.first_byte_ms(load, position) for position in range(4)]
+    assert first[0] == pytest.approx(first[3])
+    assert first[2] == pytest.approx(first[3] + 300)
+
+
 def test_what_is_not_known_is_the_mean_of_the_others_and_never_idle() -> None:
     table = fleet(seen_at_s=[0, 0, 0, -np.inf], seen_waiting=[2, 4, np.nan, np.nan])
     assert load_of(table).backlog_ms == pytest.approx([200, 400, 300, 300])

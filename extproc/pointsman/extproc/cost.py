@@ -97,9 +97,12 @@ class Terms:
         )
 
     def first_byte_ms(self, load: Load, position: int) -> float:
-        """What a candidate is expected to need until its first byte: no weights, no caution, only time."""
+        """What a candidate is expected to need until its first byte: no weights, no caution, only time.
+
+        Nor how late it is: who judges endpoints by what was expected of them would not see those that have slowed down.
+        """
         wait_ms = self.backlog[position] + self.own[position] + self.decode_tax[position] + self.kv_wait[position]
-        return float(load.rtt_ms[position] + wait_ms)
+        return float(load.rtt_ms[position] + wait_ms - load.late_ms[position])
 
     def of(self, position: int) -> dict[str, float]:
         """The terms of one candidate that are not 0, in ms."""

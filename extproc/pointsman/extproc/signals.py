@@ -44,6 +44,7 @@ class Load:
     rtt_ms: Floats
     penalty_ms: Floats
     ramp_ms: Floats  # part of the backlog that is only caution towards newcomers
+    late_ms: Floats  # part of the backlog that is only caution towards silent ones
 
 
 def fuse(table: EndpointTable, rows: Chosen, now_s: float, mean_prefill_ms: float) -> Load:
@@ -63,7 +64,9 @@ def fuse(table: EndpointTable, rows: Chosen, now_s: float, mean_prefill_ms: floa
         backlog, requests, pending, context, fresh_kv = (
             part / engines for part in (backlog, requests, pending, context, fresh_kv)
         )
-    backlog = np.maximum(backlog, waiting * mean_prefill_ms)
+    queue = waiting * mean_prefill_ms
+    foreseen = np.maximum(backlog - lateness_ms(table, rows, now_s) / engines, queue)
+    backlog = np.maximum(backlog, queue)
     return Load(
         backlog_ms=backlog,
         pending_tokens=pending,
@@ -74,6 +77,7 @@ def fuse(table: EndpointTable, rows: Chosen, now_s: float, mean_prefill_ms: floa
         rtt_ms=_rtt(table, rows),
         penalty_ms=faded_penalty_ms(table, rows, now_s),
         ramp_ms=_ramp(backlog, now_s - table.added_at_s[rows]),
+        late_ms=backlog - foreseen,
     )
 
 
@@ -90,8 +94,12 @@ def own_backlog_ms(table: EndpointTable, rows: Chosen, now_s: float) -> Floats:
     one that is slower than we believe gets less.
     """
     left = table.backlog_ms[rows] - (now_s - table.backlog_at_s[rows]) * 1000.0
-    late = (now_s - GRACE_S - table.due_at_s[rows]) * 1000.0
-    return np.asarray(np.maximum(left, 0.0) + np.maximum(late, 0.0), dtype=np.float64)
+    return np.asarray(np.maximum(left, 0.0) + lateness_ms(table, rows, now_s), dtype=np.float64)
+
+
+def lateness_ms(table: EndpointTable, rows: Chosen, now_s: float) -> Floats:
+    """How late the oldest of our prefills is."""
+    return np.maximum((now_s - GRACE_S - table.due_at_s[rows]) * 1000.0, 0.0)
 
 
 def blend(values: Floats, weight: Floats) -> Floats:
