@@ -154,8 +154,12 @@ def judge_latency(member: MemberState, now_s: float) -> Finding | None:
 def judge_stall(member: MemberState, now_s: float) -> Finding | None:
     """Requests wait, and none has had its first byte meanwhile."""
     trigger = member.triggers.stall
-    late = tuple(one for one in member.late if trigger is not None and one.excess_ms >= trigger.late_ms)
-    if trigger is None or not late:
+    if trigger is None:
+        return None
+    # What was sent while there were queues may be what is left of them.
+    calm = [one for one in member.late if member.busy or one.began_s > member.busy_s]
+    late = tuple(one for one in calm if one.excess_ms >= trigger.late_ms)
+    if not late:
         return None
     test = Test(share=1.0, usual=STALL_USUAL, nats=STALL_NATS)
     found = _worst(member, now_s, Look(ring=_slow, lengths=STALL_WINDOWS, test=lambda _: test, late=late))
