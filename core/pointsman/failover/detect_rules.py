@@ -28,7 +28,7 @@ STALL_USUAL: Final = 0.1
 SILENCE_NATS: Final = 12.0
 SILENCE_S: Final = 1.0
 """A stalled site is silent for as long as twelve first bytes usually take (chance: 6 in a million), or a second where
-there are few; but engines with long queues give few bytes, so there it must be the twelve."""
+there are few; but engines with long queues give few bytes, so there it must be both."""
 
 USUAL_SLOW: Final = 0.7
 """Part of the share that makes a site slow which is tolerated as usual."""
@@ -183,8 +183,7 @@ def _is_silent(member: MemberState) -> bool:
     """No first byte has been told of for so long that it is no chance at the usual rate."""
     ring = member.rings.slow
     wanted_s = SILENCE_NATS * ring.size * ring.bucket_s / ring.total if ring.total else SILENCE_S
-    if not member.busy:
-        wanted_s = min(wanted_s, SILENCE_S)
+    wanted_s = max(wanted_s, SILENCE_S) if member.busy else min(wanted_s, SILENCE_S)
     buckets = max(STALL_WINDOWS[0], math.ceil(wanted_s / ring.bucket_s))
     return not ring.count(min(ring.size, buckets))[0]
 
