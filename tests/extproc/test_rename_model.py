@@ -14,7 +14,7 @@ from extproc.fleet import POOL, make_plan
 from pointsman.core.arm_names import target_arm
 from pointsman.core.model import ModelRewrite
 from pointsman.extproc.model_rules import ModelRules, Renaming
-from pointsman.extproc.rename import MAX_BRACKETS, NO_MODEL, find_model, renamed
+from pointsman.extproc.rename import MAX_BRACKETS, MAX_MEMBERS, NO_MODEL, find_model, renamed
 
 SPACE = st.sampled_from(["", " ", "\n\t", "\r\n  "])
 NAMES = st.text(max_size=8)
@@ -113,6 +113,9 @@ def test_the_work_is_bounded() -> None:
     wide = b'{"x":[' + b"{}," * MAX_BRACKETS + b'{}],"model":"a"}'
     assert find_model(wide).unread
     assert find_model(b'{"model":"a",' + wide[1:]).model == "a"
+    many = b'{"model":"a"' + b',"model":"a"' * (MAX_MEMBERS - 1)
+    assert len(find_model(many + b"}").places) == MAX_MEMBERS
+    assert find_model(many + b',"model":"b"}').unread, "the last one holds, and it may be anywhere"
 
 
 def rules(*rewrites: ModelRewrite) -> ModelRules:

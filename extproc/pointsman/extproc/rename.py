@@ -22,6 +22,10 @@ MAX_BRACKETS: Final = 40_000
 """Braces and brackets that are passed over, 0.3 µs each. The longest conversations have some thousands; a body of
 nothing else would hold up the others for seconds."""
 
+MAX_MEMBERS: Final = 1_000
+"""Members of the outermost object, 3 µs each; APIs know some dozens. One of nothing else would hold up the others for
+seconds, too, and a thousand times the key `model` would come back many times as long as it was."""
+
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR: Final = re.compile(rb"[-+.0-9A-Za-z]++")
@@ -64,6 +68,10 @@ class _CutError(Exception):
         self.bound = bound
 
 
+class _CrowdedError(Exception):
+    """The object has more members than are walked over."""
+
+
 class _NoObjectError(Exception):
     """This is no JSON object."""
 
@@ -86,6 +94,8 @@ def find_model(body: bytes, *, partial: bool = False) -> NamedModel:
     except _CutError as cut:
         if not shortened and not cut.bound:
             return NO_MODEL
+    except _CrowdedError:  # whichever of its models was found: the last one holds, and is not known
+        return NamedModel(whole=False)
     except _NoObjectError:
         return NO_MODEL
     if not places:
@@ -107,9 +117,12 @@ def renamed(body: bytes, places: Sequence[tuple[int, int]], model: str) -> bytes
 
 def _members(body: bytes) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """Each key of the outermost object as it is written, with where its value stands."""
-    left = MAX_BRACKETS
+    left, members = MAX_BRACKETS, 0
     at = _expect(body, len(_BOM) if body.startswith(_BOM) else 0, b"{")
     while (character := _at(body, at)) != b"}":
+        members += 1
+        if members > MAX_MEMBERS:
+            raise _CrowdedError
         key = _STRING.match(body, at)
         if key is None:
             raise _CutError if character == _QUOTE else _NoObjectError

@@ -40,8 +40,8 @@ REASONS: Final[dict[str, tuple[str, str]]] = {
     replies.TOO_LARGE: ("413", "The request's body is larger than the picker reads."),
     replies.MODEL_UNREAD: (
         "400",
-        "The pool's models are renamed, and `model` stands behind what is read of the body (32 MiB, 40,000 brackets): "
-        "put it first.",
+        "The pool's models are renamed, and `model` stands behind what is read of the body (32 MiB, 40,000 brackets: "
+        "put it first), or the body's object has more than 1,000 keys.",
     ),
     rules.NO_BACKEND: ("500", "The rule has no backendRefs."),
     rules.NO_WEIGHT: ("503", "All arms of the rule have weight 0."),
