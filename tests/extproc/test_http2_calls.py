@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import h2.config
 import h2.connection
@@ -236,6 +236,48 @@ def test_messages_that_never_become_whole_are_bounded(monkeypatch: pytest.Monkey
     pair.send(late, struct.pack(">BL", 0, 1_000_000) + b"x" * 5_000)
     pair.turn()
     assert late not in pair.trailers
+
+
+def test_refused_messages_give_back_no_more_of_the_bound_than_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_PARTIAL_BYTES", 1_000)
+    pair = Pair()
+    squeezed = pair.open()
+    pair.send(squeezed, struct.pack(">BL", 1, 5_000) + b"x" * 900)
+    pair.turn()
+    assert squeezed in pair.trailers
+    partial = pair.open()
+    pair.send(partial, struct.pack(">BL", 0, 5_000) + b"x" * 1_200)
+    pair.turn()
+    assert pair.trailers[partial]["grpc-status"] == str(calls.RESOURCE_EXHAUSTED)
+
+
+class Cut(bytes):
+    """Bytes that count what is copied when parts of them are taken."""
+
+    copied: ClassVar[int] = 0
+
+    def __getitem__(self, part: Any) -> Any:
+        found = Cut(super().__getitem__(part))
+        Cut.copied += len(found)
+        return found
+
+
+def test_a_large_answer_is_cut_into_frames_without_copying_its_rest_for_each() -> None:
+    machine = connection.Connection()
+    opened = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, header_block(()))
+    wide = frames.settings({frames.INITIAL_WINDOW_SIZE: 2**24}) + frames.window_update(0, 2**24)
+    machine.receive(frames.PREFACE + wide + opened)
+    machine.output()
+    answer = Cut(bytes(range(250)) * 4_000)
+    Cut.copied = 0
+    machine.send_data(1, answer)
+    assert Cut.copied <= len(answer)
+    written, at, found = machine.output(), 0, b""
+    while at < len(written):
+        length = frames.head_at(written, at)[0]
+        found += written[at + frames.HEAD_BYTES : at + frames.HEAD_BYTES + length]
+        at += frames.HEAD_BYTES + length
+    assert found == bytes(answer)
 
 
 def test_what_comes_for_a_finished_stream_is_passed_over() -> None:

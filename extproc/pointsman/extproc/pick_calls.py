@@ -131,11 +131,12 @@ class _Process:
         self._reading = None
         if reading.cancelled() or not self._call.open:
             return
-        self._answer(message, reading.result())
-        while self._behind and self._reading is None and self._call.open:
-            self.message(self._behind.popleft())
-        if self._ended and self._reading is None:
-            self._call.finish()
+        with self._call.contained():
+            self._answer(message, reading.result())
+            while self._behind and self._reading is None and self._call.open:
+                self.message(self._behind.popleft())
+            if self._ended and self._reading is None:
+                self._call.finish()
         self._call.wake()
 
     def _answer(self, message: ext_proc.ProcessingRequest, read: Body | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from pointsman.core.errors import PeerError
 from pointsman.extproc.http2.calls import Calls, Method
 from pointsman.extproc.http2.frames import Http2Error
 
@@ -105,13 +106,13 @@ class PickServer:
 
     async def _greet(self, accepted: socket.socket) -> None:
         """Make a connection of it; with TLS that takes the client's part in a handshake."""
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         options: dict[str, Any] = {}
-        if self._tls is not None:
-            options = {"ssl": self._tls(), "ssl_handshake_timeout": HANDSHAKE_S}
         try:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self._tls is not None:
+                options = {"ssl": self._tls(), "ssl_handshake_timeout": HANDSHAKE_S}
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, accepted, **options)
-        except OSError as error:  # `ssl.SSLError` is one
+        except (OSError, ValueError, PeerError) as error:  # `ssl.SSLError` is an OSError; the others are of the files
             log.warning("pick server: no connection", error=str(error))
             accepted.close()
 

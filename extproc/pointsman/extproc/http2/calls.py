@@ -98,6 +98,10 @@ class Call:
             self._chunks, self._size, self._needed = [rest] if rest else [], len(rest), _PREFIX.size
         return found
 
+    def contained(self) -> AbstractContextManager[None]:
+        """For what is done later than in a method: a defect in it ends this call, and is told."""
+        return self._calls.contained(self)
+
     @property
     def partial_bytes(self) -> int:
         """Bytes of a message that is not whole."""
@@ -186,6 +190,10 @@ class Calls:
         self._connection.finish(stream, trailers)
         self._close(call)
 
+    def contained(self, call: Call) -> AbstractContextManager[None]:
+        """See `Call.contained`."""
+        return _Contained(call, self._on_defect)
+
     def _answer(self, stream: int) -> None:
         if stream not in self._answered:
             self._answered.add(stream)
@@ -219,7 +227,7 @@ class Calls:
         elif why := self._refuse(path):
             call.finish(PERMISSION_DENIED, why)
         else:
-            with _Contained(call, self._on_defect):
+            with self.contained(call):
                 call.heard = method(call)
                 if event.ended:
                     call.heard.ended()
@@ -230,18 +238,19 @@ class Calls:
             try:
                 messages = call.take(event.data)
             except ValueError as error:
+                self._partial_bytes += call.partial_bytes  # which the end of the call takes off again
                 call.finish(RESOURCE_EXHAUSTED, str(error))
                 return
             self._partial_bytes += call.partial_bytes
             if self._partial_bytes > MAX_PARTIAL_BYTES:
                 call.finish(RESOURCE_EXHAUSTED, "too many messages that are not whole on this connection")
                 return
-            with _Contained(call, self._on_defect):
+            with self.contained(call):
                 for message in messages:
                     if call.open and call.heard is not None:
                         call.heard.message(message)
         if event.ended and call.open and call.heard is not None:
-            with _Contained(call, self._on_defect):
+            with self.contained(call):
                 call.heard.ended()
 
     def _close(self, call: Call) -> None:

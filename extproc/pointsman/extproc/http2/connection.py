@@ -67,7 +67,7 @@ class _Stream:
     window: int  # what we may send
     owed: int = 0  # what was received and not credited yet
     ended: bool = False  # by the peer
-    waiting: deque[bytes] = field(default_factory=deque)
+    waiting: deque[memoryview] = field(default_factory=deque)  # views: a renamed prompt is cut into a thousand frames
     waiting_bytes: int = 0
     trailers: bytes | None = None
 
@@ -144,7 +144,7 @@ class Connection:
             stream.window -= len(data)
             self._out.append(frames.frame(frames.DATA, 0, stream_id, data))
             return
-        stream.waiting.append(data)
+        stream.waiting.append(memoryview(data))
         stream.waiting_bytes += len(data)
         self._flush(stream_id, stream)
 

@@ -68,7 +68,7 @@ def head_at(data: bytes, at: int) -> tuple[int, int, int, int]:
     return high << 8 | low, kind, flags, stream & 0x7FFFFFFF
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """One frame. The payload must fit: the caller knows the peer's limit."""
     size = len(payload)
     return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
