@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import io
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +53,44 @@ def test_texts_without_end_do_not_fill_the_memory() -> None:
     limit = RepeatLimit(lines=1)
     assert all(said(limit, str(number)) is not None for number in range(5_000))
     assert len(limit._windows) <= 1_000
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_a_log_that_nobody_reads_any_more_stops_nothing(
+    format_: Any, monkeypatch: pytest.MonkeyPatch, as_before: None
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w", buffering=1) as out:
+        monkeypatch.setattr("sys.stderr", out)
+        configure_logs(level="info", format_=format_)
+        log = structlog.get_logger()
+        for tell in (log.debug, log.info, log.warning, log.error, log.critical):
+            tell("a site is left")
+        try:
+            raise KeyError("what became of it")
+        except KeyError:
+            log.exception("a part ended")
+    log.warning("and when the stream is closed")
+
+
+def test_lines_are_written_again_once_the_disk_has_room(monkeypatch: pytest.MonkeyPatch, as_before: None) -> None:
+    class Disk(io.StringIO):
+        full = True
+
+        def write(self, text: str) -> int:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+    out = Disk()
+    monkeypatch.setattr("sys.stderr", out)
+    configure_logs(level="info", format_="json")
+    log = structlog.get_logger()
+    log.warning("this one is lost")
+    out.full = False
+    log.warning("this one is not")
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["this one is not"]
 
 
 @pytest.mark.parametrize(("format_", "is_json"), [("json", True), ("auto", True), ("console", False)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -13,12 +14,32 @@ from pointsman.app.log_limit import RepeatLimit
 Format = Literal["auto", "console", "json"]
 
 
+class LossyLogger(structlog.PrintLogger):
+    """Prints lines to a stream, and loses those that it does not take: its reader is gone, or its disk is full.
+
+    A log call stands before many an act that matters, such as leaving a site: to raise there would prevent the act.
+    """
+
+    def msg(self, message: str) -> None:
+        """Print the line, if it can be printed."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream was closed
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
 def configure_logs(*, level: str = "info", format_: Format = "auto") -> None:
     """Set up structlog for this process. Called once, by the command line.
 
     `auto` writes for people on a terminal and JSON lines otherwise. Prompts and secrets are never passed to a logger.
-    Lines that repeat are limited (see `RepeatLimit`).
+    Lines that repeat are limited (see `RepeatLimit`); no log call fails (see `LossyLogger`).
     """
+    stream = sys.stderr
+
+    def logger(*_: Any) -> LossyLogger:
+        return LossyLogger(stream)
+
     console = format_ == "console" or (format_ == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
@@ -35,6 +56,6 @@ def configure_logs(*, level: str = "info", format_: Format = "auto") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=logger,
         cache_logger_on_first_use=True,
     )
