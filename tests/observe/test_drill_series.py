@@ -48,3 +48,12 @@ def test_reports_are_told_by_kind_and_the_last_of_each_is_told_apart(tmp_path: P
     assert registry.get_sample_value("pointsman_drill_last_rto_seconds", crash) == 0.4
     (tmp_path / "drills" / "stall-1.json").write_text("{", encoding="utf-8")
     assert registry.get_sample_value("pointsman_drill_last_rto_seconds", stall) is None, "it was read again"
+
+
+def test_a_file_that_cannot_be_looked_at_takes_no_other_metric_away(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    DrillReports(tmp_path, registry)
+    folder = ReportFolder(tmp_path / "drills")
+    folder.add(Run(kind="crash", site="us", rto_s=0.4), "<svg/>")
+    (tmp_path / "drills" / "itself.json").symlink_to("itself.json")
+    assert b"pointsman_drill_rto_seconds_bucket" in generate_latest(registry)

@@ -88,7 +88,7 @@ class DrillReports(Collector):
         for path in self._folder.glob("*.json"):
             try:
                 found = path.stat()
-            except FileNotFoundError:
+            except OSError:  # gone meanwhile, or a link to itself: the other metrics are wanted all the same
                 continue
             stamps[path] = (found.st_mtime_ns, found.st_size)
         newest = sorted(stamps, key=lambda path: stamps[path], reverse=True)[:NEWEST]
