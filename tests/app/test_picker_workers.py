@@ -216,6 +216,7 @@ async def test_a_worker_that_ends_or_freezes_is_replaced(fault: str, monkeypatch
         assert len(last) == 1, "the other one answers; nobody waits for this one for long"
         await eventually(lambda: len(fleet.workers.pids) == 2 and before[0] not in fleet.workers.pids)
         assert before[1] in fleet.workers.pids, "the other one goes on"
+        fleet.workers.signals(KEYS[0], EngineMetrics(waiting=50.0), rtt_ms=1.0)  # they age; the new one still starts
         one, two = await fleet.doors()
         for door in (one, two):
             assert (await door.pick())[1] == KEYS[1], "the new one was told what is known"

@@ -92,6 +92,13 @@ async def test_a_broken_edit_is_told_and_mending_it_too(folder: Path) -> None:
         assert await told.good() == first
 
 
+def put(path: Path, text: str) -> None:
+    """All of it at once: a file that stays empty for a moment is told as such, and rightly."""
+    new = path.parent.parent / path.name
+    new.write_text(text)
+    new.replace(path)
+
+
 async def test_a_change_that_changes_nothing_is_not_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Path] = []
     real = watch.load_settled
@@ -103,11 +110,11 @@ async def test_a_change_that_changes_nothing_is_not_told(folder: Path, monkeypat
     monkeypatch.setattr(watch, "load_settled", counted)
     async with watching(folder) as told:
         await told.good()
-        (folder / "fleet.yaml").write_text("# a comment\n" + FLEET)
+        put(folder / "fleet.yaml", "# a comment\n" + FLEET)
         (folder / "notes.txt").write_text("not ours")
-        (folder / "more.yaml").write_text("# nothing")
+        put(folder / "more.yaml", "# nothing")
         await eventually(lambda: len(loads) > 1)
-        (folder / "fleet.yaml").write_text(FLEET.replace("weight: 5\n", "weight: 6\n"))
+        put(folder / "fleet.yaml", FLEET.replace("weight: 5\n", "weight: 6\n"))
         assert weights(await told.good()) == [6, 95]
 
 

@@ -57,5 +57,4 @@ def configure_logs(*, level: str = "info", format_: Format = "auto") -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=logger,
-        cache_logger_on_first_use=True,
     )

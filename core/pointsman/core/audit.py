@@ -31,8 +31,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One decision. `time` is RFC 3339 in UTC.
 
     `actor` says who ("alice", "RolloutPolicy/default/chat"), `via` how Pointsman knows ("certificate": it names the
-    operator; "token": whoever holds the admin token, and calls itself so; "loopback": somebody on the same machine, who calls itself so; "file":
-    whoever may write the manifests; "controller").
+    operator; "token": whoever holds the admin token, and calls itself so; "loopback": somebody on the same machine, who
+    calls itself so; "file": whoever may write the manifests; "controller").
     `before` and `after` are the values that changed, `evidence` is what the decision rests on or led to.
     """
 
