@@ -31,7 +31,7 @@ ABOUT: Final[Mapping[str, str]] = {
     "EndpointSlice": "Endpoints of one pool at one site. Slices without our labels are left alone.",
     "InferenceObjective": "What requests that name it (`x-gateway-inference-objective`) can bear.",
     "InferenceModelRewrite": "Models that requests of a pool are renamed to: aliases, and splits between models or "
-    "LoRAs of one pool ([rollouts](models.md)).",
+    "LoRAs of one pool ([models](models.md)).",
     "InferencePoolImport": "A pool of the same name in other clusters.",
     "Site": "A cluster or region that holds endpoints.",
     "InferenceFleet": "One model served from several sites, as a single backend of a route.",
