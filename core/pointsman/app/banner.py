@@ -7,13 +7,25 @@ import json
 from pointsman.app.up import Running
 
 
-def banner(running: Running) -> str:
-    """Addresses, and commands that can be pasted: a streamed answer, the status, and how to break a replica."""
+def banner(running: Running, *, envoys: bool = True, tls: bool = False) -> str:
+    """Addresses, and commands that can be pasted: a streamed answer, the status, and how to break a replica.
+
+    Without `envoys` of ours it says how to start one; with `tls` that needs the names of files, which only the reader
+    knows.
+    """
     lines = ["", "Pointsman is ready."]
     lines += [f"  gateway     {url}   ({name})" for name, urls in running.gateways.items() for url in urls]
     lines += [f"  admin       {running.admin}", f"  xDS, picker {running.grpc}"]
     if running.simulator:
         lines += [f"  simulator   {running.simulator}"]
+    if not envoys:
+        files = " --tls-cert FILE --tls-key FILE --tls-ca FILE" if tls else ""
+        lines += ["", "No Envoy is started here. For each gateway, where it is to run:"]
+        lines += [
+            f"  pointsman bootstrap --gateway {name} --xds {running.grpc}{files} --out envoy"
+            " && envoy -c envoy/bootstrap.json"
+            for name in running.gateways
+        ]
     chat_url = next((urls[0] for urls in running.gateways.values() if urls), "")
     if chat_url and running.model:
         body = {

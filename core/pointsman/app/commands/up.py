@@ -226,7 +226,7 @@ async def _up(
 
     async def serve() -> None:
         async with running(options) as addresses:
-            click.echo(banner(addresses))
+            click.echo(banner(addresses, envoys=not no_envoy, tls=tls is not None))
             await asyncio.Event().wait()
 
     await until_stopped(serve())
