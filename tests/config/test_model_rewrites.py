@@ -296,6 +296,22 @@ def test_rules_that_make_no_sense(rule: dict[str, Any], told: str) -> None:
     assert any(told in problem for problem in problems(FLEET + rewrite(rule))), problems(FLEET + rewrite(rule))
 
 
+def test_targets_whose_models_all_belong_to_an_older_manifest_are_refused() -> None:
+    """Else there would be no arms, and a header that asks for one of them would silently get another model."""
+    alias = {"matches": [{"model": {"value": "review"}}], "targets": [{"modelRewrite": "llama"}]}
+    old = {"metadata": {"creationTimestamp": "2024-01-01T00:00:00Z"}}
+    (told,) = problems(FLEET + rewrite(REVIEW) + rewrite(alias, name="older", **old))
+    assert "none of its models is left to it" in told
+    (told,) = problems(FLEET + rewrite({"targets": alias["targets"]}, {"targets": REVIEW["targets"]}))
+    assert "spec.rules[1]" in told
+    assert problems(FLEET + rewrite(REVIEW, **old) + rewrite(alias, name="a-younger")) == []
+    more = {**REVIEW, "matches": [*REVIEW["matches"], {"model": {"value": "judge"}}]}
+    assert renamed(compiled(rewrite(more), rewrite(alias, name="older", **old)), "default/stable~review-v2") == {
+        "judge": (("review-v2", 10_000),),
+        "review": (("llama", 10_000),),
+    }
+
+
 def test_references_are_checked() -> None:
     [missing] = problems(FLEET + rewrite(REVIEW, pool={"name": "stabel"}))
     assert missing.endswith('no InferencePool "default/stabel" (did you mean "default/stable"?)'), missing

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 from pointsman.core.arm_names import target_arm
 from pointsman.core.compile.weights import normalise
 from pointsman.core.config.check_rewrites import pinned
-from pointsman.core.config.rewrite_kinds import InferenceModelRewrite, RewriteRule
+from pointsman.core.config.rewrite_kinds import ANY_MODEL, InferenceModelRewrite, RewriteRule, precedence
 from pointsman.core.config.route_kinds import BackendRef, RouteRule
 from pointsman.core.model import TOTAL_WEIGHT, FailureMode, ModelRewrite, Note, Pool, WeightedPool
 
-ANY_MODEL: Final = ""
 Targets = tuple[tuple[str, int], ...]
 """(model, share in 1/10,000), in the order of their arms."""
 
@@ -28,10 +26,10 @@ def rewrites_of(manifests: Iterable[InferenceModelRewrite]) -> Mapping[str, tupl
     The specification's order: an exact match before none at all, then the older manifest, then the first rule.
     """
     found: dict[str, dict[str, Targets]] = {}
-    for manifest in sorted(manifests, key=lambda one: (one.created_us, one.key)):
+    for manifest in sorted(manifests, key=precedence):
         known = found.setdefault(manifest.pool, {})
         for rule in manifest.spec.rules:
-            for model in _models(rule):
+            for model in rule.models:
                 known.setdefault(model, _targets(rule))
     return {
         pool: tuple(ModelRewrite(model=model, targets=targets) for model, targets in sorted(known.items()))
@@ -97,10 +95,6 @@ def rewrite_notes(rule_id: str, arms: Iterable[WeightedPool], pools: Mapping[str
                 f"with endpointPickerRef.failureMode: FailClose they get 503 then"
             )
             yield Note(rule=rule_id, reason="ModelsNotRenamedWithoutPicker", message=message)
-
-
-def _models(rule: RewriteRule) -> tuple[str, ...]:
-    return tuple(match.model.value for match in rule.matches) or (ANY_MODEL,)
 
 
 def _targets(rule: RewriteRule) -> Targets:

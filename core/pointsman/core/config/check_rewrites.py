@@ -8,7 +8,7 @@ from pointsman.core import wire
 from pointsman.core.arm_names import target_arm
 from pointsman.core.config.document import Path, shown
 from pointsman.core.config.index import Index, Item, suggest_key
-from pointsman.core.config.rewrite_kinds import InferenceModelRewrite
+from pointsman.core.config.rewrite_kinds import InferenceModelRewrite, precedence
 from pointsman.core.config.route_kinds import Filter, HTTPRoute, Route, RouteRule
 from pointsman.core.config.schema import suggest
 from pointsman.core.errors import Problem
@@ -25,6 +25,7 @@ def check_rewrites(index: Index) -> Iterator[Problem]:
                 what = f"a second rule of pool {pool} has several targets, and which arm a request gets is drawn once"
                 mend = f"the other is at {first[pool]}; keep one target here"
                 yield item.problem(("spec", "rules", position, "targets"), what, mend)
+    yield from _overruled(index)
     targets = split_targets(index)
     for route in index.http_routes.values():
         yield from _chosen(route, targets)
@@ -70,6 +71,21 @@ def _pool(index: Index, item: Item[InferenceModelRewrite]) -> Iterator[Problem]:
     if key not in known and not index.is_broken(ref.kind, key):
         mend = suggest_key(key, known, ref.kind)
         yield item.problem(("spec", "poolRef", "name"), f"no {ref.kind} {shown(key)}", mend)
+
+
+def _overruled(index: Index) -> Iterator[Problem]:
+    """Rules with several targets whose models all belong to rules before them: there would be no arms, and who asks
+    for one of them would get something else."""
+    taken: dict[tuple[str, str], tuple[bool, str]] = {}
+    for item in sorted(index.rewrites.values(), key=lambda one: precedence(one.object)):
+        for position, rule in enumerate(item.object.spec.rules):
+            path: Path = ("spec", "rules", position)
+            several = len(rule.targets) > 1
+            ours = several, item.place(path)
+            owners = [taken.setdefault((item.object.pool, model), ours) for model in rule.models]
+            if several and not any(others for others, _ in owners):  # a second one is told of anyway
+                what = f"none of its models is left to it, and so its {len(rule.targets)} targets get no requests"
+                yield item.problem(path, what, f"{owners[0][1]} comes first: remove one of them")
 
 
 def _chosen(item: Item[HTTPRoute], targets: Mapping[str, frozenset[str]]) -> Iterator[Problem]:

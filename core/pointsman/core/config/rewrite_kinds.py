@@ -19,6 +19,8 @@ MAX_MATCHES: Final = 256
 MAX_TARGETS: Final = 16
 """Each target is a cluster of every gateway that names the pool, with probes of its own."""
 
+ANY_MODEL: Final = ""
+
 _HOMES: Final = {"InferencePool": "inference.networking.k8s.io", "InferenceFleet": "pointsman.dev"}
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=253)]
@@ -61,6 +63,11 @@ class RewriteRule(Fields, frozen=True, kw_only=True):
     matches: Annotated[tuple[RewriteMatch, ...], Meta(max_length=MAX_MATCHES)] = ()
     targets: Annotated[tuple[TargetModel, ...], Meta(min_length=1, max_length=MAX_TARGETS)]
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it is about; `ANY_MODEL` alone: all that no other rule names."""
+        return tuple(match.model.value for match in self.matches) or (ANY_MODEL,)
+
     def complaints(self) -> Found:
         names = [target.model_rewrite for target in self.targets]
         for index, name in enumerate(names):
@@ -93,3 +100,8 @@ class InferenceModelRewrite(Resource, frozen=True, kw_only=True):
     def pool(self) -> str:
         """`namespace/name` of its pool."""
         return f"{self.namespace}/{self.spec.pool_ref.name}"
+
+
+def precedence(manifest: InferenceModelRewrite) -> tuple[int, str]:
+    """Sorts manifests by whose rules hold where several match alike: the older one, by the specification."""
+    return manifest.created_us, manifest.key
