@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from pointsman.app.admin_write import LONGEST_LIMIT
 from pointsman.app.desk import Desk
 from pointsman.app.desk_api import DESK_PATHS, DESK_SCHEMAS
 from pointsman.app.hypothetical import AskBody
@@ -81,8 +82,8 @@ def add_desk_routes(application: web.Application, desk: Desk) -> None:
 
     async def picks(request: web.Request) -> web.Response:
         text = request.query.get("limit", "20")
-        if not text.isdecimal() or not 0 < int(text) <= MAX_PICKS:
-            return _answer({"error": f"limit: expected 1 to {MAX_PICKS}, not {text!r}"}, 400)
+        if not text.isdecimal() or len(text) > LONGEST_LIMIT or not 0 < int(text) <= MAX_PICKS:
+            return _answer({"error": f"limit: expected 1 to {MAX_PICKS}, not {text[:20]!r}"}, 400)
         return _answer(await desk.picks(int(text)))
 
     async def explain(request: web.Request) -> web.Response:

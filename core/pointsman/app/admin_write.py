@@ -29,6 +29,8 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 LONGEST_WAIT_S: Final = 600.0
 AUDIT_LIMIT: Final = 1_000
 """Most audit records in one answer."""
+LONGEST_LIMIT: Final = 9
+"""Digits of such a number in a query. Python refuses to read thousands of them, with an error of its own."""
 
 _STATUS: Final = {Refusal.UNKNOWN: 404, Refusal.INVALID: 422, Refusal.VERSION: 409, Refusal.OWNED: 409}
 
@@ -113,8 +115,8 @@ class _WeightsApi:
 
     async def audit(self, request: web.Request) -> web.Response:
         text = request.query.get("limit", "100")
-        if not text.isdecimal() or not 0 < int(text) <= AUDIT_LIMIT:
-            raise msgspec.ValidationError(f"limit: expected 1 to {AUDIT_LIMIT}, not {text!r}")
+        if not text.isdecimal() or len(text) > LONGEST_LIMIT or not 0 < int(text) <= AUDIT_LIMIT:
+            raise msgspec.ValidationError(f"limit: expected 1 to {AUDIT_LIMIT}, not {text[:20]!r}")
         records = await self._operations.records(int(text))
         return _answer({"head": self._operations.audit_head, "records": records})
 
