@@ -55,10 +55,12 @@ Ceilings = dict[tuple[str, str], int]
 """(rule, pool) → the most that it gets of what other arms hand over, in 1/10,000."""
 
 
-def ceilings(state: State, plan: Plan, loads: Loads) -> Ceilings:
+def ceilings(state: State, plan: Plan, loads: Loads, before: Ceilings) -> Ceilings:
     """What the canary may inherit while the stable pool is down: what the capacity gate says that it can carry.
 
-    Without a gate, or where all fits, there is no limit.
+    Without a gate, or where all fits, there is no limit. `before` are the ceilings in force. In an outage they rise by
+    one step a tick: what the canary carries follows its share by as long as requests take, so that just after the
+    outage began it looks as if there were hardly any, and all of them would come at once.
     """
     spec = state.spec
     if spec.capacity is None or not state.active or spec.strategy is Strategy.SHADOW:
@@ -72,6 +74,8 @@ def ceilings(state: State, plan: Plan, loads: Loads) -> Ceilings:
         down = any(arm.unavailable for arm in split.arms if arm.pool == spec.stable)
         gets = sum(arm.effective for arm in split.arms if arm.pool == spec.canary) / TOTAL_WEIGHT
         share = ceiling(spec.capacity, stable, canary, canary_alone=gets if down and gets else None)
+        if down:
+            share = min(share, before.get((rule, spec.canary), TOTAL_WEIGHT) + CEILING_STEP)
         if share < TOTAL_WEIGHT:
             found[rule, spec.canary] = share // CEILING_STEP * CEILING_STEP
     return found

@@ -299,7 +299,8 @@ class Rollouts:
                 await self._kept(run, run.state, [SetWeight(weight=run.unset)])
             if event is None:
                 await self._away(run)
-                most = ceilings(run.state, self._operations.plan(), self._loads)
+                before = dict(self._operations.overlay.ceilings)
+                most = ceilings(run.state, self._operations.plan(), self._loads, before)
                 self._operations.set_ceilings(run.state.spec.name, most)
             happened = event if event is not None else sight(run.state, run.evidence, run.outside, self._loads)
             state, effects = machine.step(run.state, happened, self._clock.wall_s())
