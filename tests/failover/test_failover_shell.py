@@ -179,6 +179,13 @@ async def test_a_policy_that_comes_again_does_not_bring_back_what_was_decided_be
         assert plane.state() == "Healthy"
 
 
+async def test_a_policy_that_never_decided_anything_does_not_wait_for_gateways(tmp_path: Path) -> None:
+    async with running(Plane(tmp_path)) as plane:
+        await plane.failover.leading()
+        assert plane.failover.status()
+        await eventually(lambda: all(one["programmed"] for one in plane.failover.status()), what="nobody is waited for")
+
+
 async def test_commands_wait_until_every_policy_is_at_work(tmp_path: Path) -> None:
     async with running(Plane(tmp_path)) as plane:
         await plane.failover.leading()

@@ -290,6 +290,9 @@ class Failover:
         self._direct(run.state for run in self._runs.values())
         self._over = True
         self._put_out(effects)
+        for run in self._runs.values():  # new, or its process ended before the gateways had what it decided
+            if run.waiting is None and run.state.programmed < run.state.change:
+                self._await_gateways(run, run.state.change)
 
     def _tick(self) -> None:
         now_s, wall_s = self._clock.monotonic_s(), self._clock.wall_s()
