@@ -147,6 +147,14 @@ async def test_a_newer_change_ends_the_trace_of_the_one_before() -> None:
         assert rig.trace("decision")["decision"].attributes["pointsman.overtaken"] is False
 
 
+async def test_a_change_that_is_overtaken_at_once_is_told_too() -> None:
+    async with following() as rig:
+        rig.publish("second")
+        rig.publish("third")
+        assert [span.name for span in rig.spans if not span.parent_id] == ["decision"]
+        assert rig.trace("decision")["decision"].attributes["pointsman.overtaken"] is True
+
+
 async def test_a_gateway_for_which_nothing_changed_is_left_out() -> None:
     async with following() as rig:
         rig.holder.publish(rig.compile("second"))  # the same generation

@@ -119,6 +119,7 @@ class ChangeTracer:
         self._steps: list[Step] = []
         self._by_manifests = False
         self._generations: dict[str, int] | None = None
+        self._open: Change | None = None  # the one that proxies are still waited for
         self._follower: asyncio.Task[None] | None = None
 
     def noticed(self) -> None:
@@ -163,8 +164,8 @@ class ChangeTracer:
             yield
         finally:
             unsubscribe()
+            self._overtake(xds)
             if self._follower is not None:
-                self._follower.cancel()
                 await asyncio.gather(self._follower, return_exceptions=True)
 
     def _published(self, plan: Plan, xds: XdsServer) -> None:
@@ -181,20 +182,27 @@ class ChangeTracer:
             gateways=tuple(changed),
         )
         self._steps = []
-        if self._follower is not None:
-            self._follower.cancel()
+        self._overtake(xds)
+        self._open = change
         self._follower = asyncio.create_task(self._follow(change, xds), name="trace of a change")
 
     async def _follow(self, change: Change, xds: XdsServer) -> None:
-        overtaken = True
-        try:
-            await asyncio.gather(*(xds.wait_acked(name, ACK_TIMEOUT_S) for name in change.gateways))
-            overtaken = False
-        finally:  # a newer change, or the end of the process: what has been acknowledged until now is told
-            now_ns = time.time_ns()
-            found = pushes(change, xds, now_ns, overtaken=overtaken)
-            for span in change_spans(change, found, now_ns if overtaken else change.published_ns, overtaken=overtaken):
-                self._spans.add(span)
+        await asyncio.gather(*(xds.wait_acked(name, ACK_TIMEOUT_S) for name in change.gateways))
+        self._tell(change, xds, overtaken=False)
+
+    def _overtake(self, xds: XdsServer) -> None:
+        """A newer change, or the end: what has been acknowledged until now is told, also where nobody waited yet."""
+        if self._follower is not None:
+            self._follower.cancel()
+        if self._open is not None:
+            self._tell(self._open, xds, overtaken=True)
+
+    def _tell(self, change: Change, xds: XdsServer, *, overtaken: bool) -> None:
+        self._open = None
+        now_ns = time.time_ns()
+        found = pushes(change, xds, now_ns, overtaken=overtaken)
+        for span in change_spans(change, found, now_ns if overtaken else change.published_ns, overtaken=overtaken):
+            self._spans.add(span)
 
 
 def pushes(change: Change, xds: XdsServer, now_ns: int, *, overtaken: bool) -> list[Push]:
