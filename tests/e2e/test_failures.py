@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-from support.fleet import Layout, running_fleet
+from pointsman.extproc.http2 import frames
+from pointsman.extproc.http2.header_blocks import HeaderReader, header_block
+from support.fleet import Fleet, Layout, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
 from support.waiting import eventually
 
@@ -44,6 +49,41 @@ async def test_a_killed_replica_fails_nobody_who_had_no_byte(tmp_path: Path) -> 
         assert retried["cluster.default/stable.upstream_rq_retry_success"] > 0, "requests were running on it"
 
 
+async def next_frame(reader: asyncio.StreamReader, wanted: int) -> bytes:
+    """What stands in the next HTTP/2 frame of this type; others are passed over."""
+    async with asyncio.timeout(20):
+        while True:
+            size, kind, _, _ = frames.head_at(await reader.readexactly(frames.HEAD_BYTES), 0)
+            payload = await reader.readexactly(size)
+            if kind == wanted:
+                return payload
+
+
+async def sent_in_pieces(fleet: Fleet, trailers: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """The status of a chat whose body comes over HTTP/2 in two pieces, the second after Envoy has read the first."""
+    url = urlsplit(fleet.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    body = json.dumps(chat_body("in pieces", max_tokens=1)).encode()
+    head = ((b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x"), (b":path", b"/v1/chat/completions"))
+    writer.write(frames.PREFACE + frames.settings({}))
+    writer.write(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, header_block(head)))
+    writer.write(frames.frame(frames.DATA, 0, 1, body[:20]) + frames.frame(frames.PING, 0, 0, bytes(8)))
+    await next_frame(reader, frames.PING)
+    writer.write(frames.frame(frames.DATA, 0 if trailers else frames.END_STREAM, 1, body[20:]))
+    if trailers:
+        flags = frames.END_HEADERS | frames.END_STREAM
+        writer.write(frames.frame(frames.HEADERS, flags, 1, header_block(trailers)))
+    payload = await next_frame(reader, frames.HEADERS)
+    writer.close()
+    return dict(HeaderReader().read(payload))[b":status"]
+
+
+async def test_trailers_behind_a_body_change_nothing(tmp_path: Path) -> None:
+    """The upstream is told the body's true length: what it waits for beyond that would be the next one's request."""
+    async with running_fleet(tmp_path) as fleet:
+        assert await sent_in_pieces(fleet, [(b"x-checksum", b"1")]) == b"200"
+
+
 async def test_a_frozen_picker_fails_nobody(tmp_path: Path) -> None:
     async with running_fleet(tmp_path) as fleet, Load(fleet.url, workers=8) as load:
         await load.progressed(60)
@@ -64,6 +104,7 @@ async def test_a_killed_picker_fails_nobody_and_comes_back(tmp_path: Path) -> No
         await load.progressed(60)
         await fleet.kill_control_plane()
         await load.progressed(200)
+        assert await sent_in_pieces(fleet) == b"200", "no piece of a body is lost"
         await fleet.restart_control_plane()
 
         async def picking() -> bool:

@@ -233,7 +233,7 @@ def test_profiles() -> None:
     assert not found["split"].typed_per_filter_config
     assert found["split"].request_body_buffer_limit.value == wire.MAX_PROMPT_BYTES
     for name in ("grpc", "upload", "plain"):
-        assert "envoy.filters.http.buffer" in found[name].typed_per_filter_config
+        assert {"envoy.filters.http.buffer", "pointsman.whole_body"} <= set(found[name].typed_per_filter_config)
     assert per_route(found["plain"].typed_per_filter_config).disabled
     assert per_route(found["grpc"].typed_per_filter_config).overrides.processing_mode.request_header_mode == 1  # SEND
 
@@ -258,8 +258,8 @@ def test_only_buffered_requests_are_retried_after_a_reset() -> None:
 def test_filters_stand_in_the_order_of_the_one_message_profile() -> None:
     found = manager()
     names = [f.name.rpartition(".")[2] for f in found.http_filters]
-    assert names == ["ext_proc", "buffer", "router"]
-    processor = ext_proc_pb2.ExternalProcessor.FromString(found.http_filters[0].typed_config.value)
+    assert names == ["whole_body", "ext_proc", "buffer", "router"]
+    processor = ext_proc_pb2.ExternalProcessor.FromString(found.http_filters[1].typed_config.value)
     assert list(processor.request_attributes) == list(wire.REQUEST_ATTRIBUTES)
     assert processor.failure_mode_allow
     assert list(processor.metadata_options.receiving_namespaces.untyped) == [wire.LB_NAMESPACE, wire.PICK_NAMESPACE]

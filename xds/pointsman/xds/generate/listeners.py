@@ -27,7 +27,7 @@ from pointsman.core import wire
 from pointsman.core.model import Gateway, Listener
 from pointsman.xds.generate.options import BuildOptions
 from pointsman.xds.generate.pieces import GATEWAY_ERROR, ads, any_of, boolean, extension, ms, socket, u32
-from pointsman.xds.generate.routes import BUFFER, EXT_PROC, VARIANT_NAMESPACE, route_config_name
+from pointsman.xds.generate.routes import BUFFER, EXT_PROC, VARIANT_NAMESPACE, WHOLE_BODY, route_config_name
 from pointsman.xds.generate.tracing import fill_tracing
 
 HCM: Final = "envoy.filters.network.http_connection_manager"
@@ -74,7 +74,13 @@ def listener_resource(gateway: Gateway, listener: Listener, options: BuildOption
 
 
 def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) -> hcm.HttpConnectionManager:
-    """ext_proc → buffer → router, routes over ADS, access log to the picker."""
+    """buffer → ext_proc → buffer → router, routes over ADS, access log to the picker.
+
+    The second buffer lets the router choose its host after the pick. The first one gives ext_proc the body in one
+    piece: where it comes in several and no pick comes in time, Envoy loses the last one (BUFFERED), and a body with
+    trailers behind it counts twice in the content-length that the second buffer writes (BUFFERED_PARTIAL), so that the
+    upstream would take the next request for a part of this one.
+    """
     receive_ms = gateway.receive_timeout_ms
     manager = hcm.HttpConnectionManager(
         stat_prefix=listener.name,
@@ -100,10 +106,10 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
     manager.early_header_mutation_extensions.append(
         extension("envoy.http.early_header_mutation.header_mutation", _strip_destination())
     )
+    buffer = any_of(buffer_pb2.Buffer(max_request_bytes=u32(options.max_prompt_bytes)))
+    manager.http_filters.add(name=WHOLE_BODY, typed_config=buffer)
     manager.http_filters.add(name=EXT_PROC, typed_config=any_of(_ext_proc(options)))
-    manager.http_filters.add(
-        name=BUFFER, typed_config=any_of(buffer_pb2.Buffer(max_request_bytes=u32(options.max_prompt_bytes)))
-    )
+    manager.http_filters.add(name=BUFFER, typed_config=buffer)
     router = any_of(router_pb2.Router())
     manager.http_filters.add(name=ROUTER, typed_config=router)
     # No rule takes CONNECT, and a tunnel's body has no end for which the filters could wait: it is answered at once.
@@ -150,7 +156,7 @@ def _ext_proc(options: BuildOptions) -> ext_proc_pb2.ExternalProcessor:
         processing_mode=mode(
             request_header_mode=mode.SKIP,
             response_header_mode=mode.SKIP,
-            request_body_mode=mode.BUFFERED_PARTIAL,
+            request_body_mode=mode.BUFFERED,
             response_body_mode=mode.NONE,
             request_trailer_mode=mode.SKIP,
             response_trailer_mode=mode.SKIP,

@@ -38,7 +38,9 @@ from pointsman.xds.generate.options import BuildOptions
 from pointsman.xds.generate.pieces import GATEWAY_ERROR, any_of, boolean, embedded, header_options, ms, set_header, u32
 
 EXT_PROC: Final = "envoy.filters.http.ext_proc"
+WHOLE_BODY: Final = "pointsman.whole_body"
 BUFFER: Final = "envoy.filters.http.buffer"
+"""Two buffer filters, before and behind ext_proc: see `listeners`."""
 
 _CONFIG_HOSTS: Final = route_pb2.RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER
 
@@ -138,7 +140,8 @@ def _fill_route(
         # A retry replays the body from this buffer; without the limit Envoy gives up the retry past 1 MiB.
         route.request_body_buffer_limit.value = options.max_prompt_bytes
         return
-    route.typed_per_filter_config[BUFFER].CopyFrom(any_of(buffer_pb2.BufferPerRoute(disabled=True)))
+    for name in (WHOLE_BODY, BUFFER):
+        route.typed_per_filter_config[name].CopyFrom(any_of(buffer_pb2.BufferPerRoute(disabled=True)))
     if rule.profile is PickProfile.HEADERS:
         overrides = ext_proc_pb2.ExtProcOverrides(processing_mode=HEADERS_ONLY)
         route.typed_per_filter_config[EXT_PROC].CopyFrom(any_of(ext_proc_pb2.ExtProcPerRoute(overrides=overrides)))
