@@ -91,7 +91,10 @@ def test_an_inconsistent_gateway_is_refused_whole(gateway: Gateway, problem: str
     views.update(Plan(gateways=(GATEWAY,)))
     good = views.snapshot("ns/gw")
     assert good is not None and not views.problems("ns/gw")
+    assert problem in views.refused(Plan(gateways=(gateway,)))["ns/gw"]
+    assert not views.problems("ns/gw")  # to ask changes nothing
     assert views.update(Plan(gateways=(gateway,))) == ["ns/gw"]
+    assert views.refused(Plan(gateways=(gateway,))) and not views.refused(Plan(gateways=(GATEWAY,)))
     assert problem in views.problems("ns/gw")
     assert views.snapshot("ns/gw") is good
     views.update(Plan(gateways=(GATEWAY,)))

@@ -337,6 +337,7 @@ class ControlPlane:
     def _on_manifests(self, manifests: Manifests) -> None:
         try:
             plan = self._compile_plan(manifests, self.operations.overlay)
+            self.xds.must_accept(plan)  # before the picker follows it
         except ConfigError as error:
             self._on_bad(error)
             return

@@ -25,7 +25,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pointsman.core.clock import Clock, SystemClock
-from pointsman.core.errors import PeerError
+from pointsman.core.errors import ConfigError, PeerError, Problem
 from pointsman.core.model import Locality, Plan
 from pointsman.core.snapshot import PlanHolder
 from pointsman.xds.build import BuildOptions
@@ -107,6 +107,20 @@ class XdsServer:
     def close(self) -> None:
         """Stop listening to the Plan; streams end with the gRPC server."""
         self._unsubscribe()
+
+    def must_accept(self, plan: Plan) -> None:
+        """Check a Plan for every gateway before anybody is told of it.
+
+        Raises:
+            ConfigError: a gateway would refuse it, with all problems of all gateways.
+        """
+        refused = self._views.refused(plan)
+        if refused:
+            mend = "change the object that is named; Envoy would refuse it"
+            found = [(name, why) for name, whys in refused.items() for why in whys]
+            raise ConfigError(
+                [Problem(file=f"gateway {name}", line=0, field="", what=why, mend=mend) for name, why in found]
+            )
 
     def status(self) -> Json:
         """What operators see: gateways with their problems, and every connected proxy (see `status.node_json`)."""

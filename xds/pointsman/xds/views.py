@@ -85,6 +85,21 @@ class Views:
             del self._built[name]
         return sorted([*gone, *(g.name for g in plan.gateways if self._update(g, plan.sites))])
 
+    def refused(self, plan: Plan) -> dict[str, tuple[str, ...]]:
+        """The gateways for which `update` would refuse this Plan, and why. Changes nothing."""
+        found = {}
+        for gateway in plan.gateways:
+            built = self._built.get(gateway.name)
+            if built is not None and built.gateway == gateway and built.sites == plan.sites:
+                problems = built.problems
+            else:
+                last = built.snapshot.resources if built is not None and built.snapshot else None
+                resources = build_resources(gateway, self._options, sites=plan.sites, cache=BuildCache())
+                problems = (*check_gateway(gateway), *check(resources, last))
+            if problems:
+                found[gateway.name] = problems
+        return found
+
     def names(self) -> list[str]:
         """All gateways of the Plan."""
         return sorted(self._built)
