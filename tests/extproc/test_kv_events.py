@@ -181,6 +181,17 @@ def test_a_copy_in_another_medium_keeps_a_block() -> None:
     assert ours.held_tokens == 0
 
 
+def test_an_engine_that_only_stores_is_forgotten_at_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pointsman.extproc.kv_events.mirror.MAX_BLOCKS", 20)
+    held = mirror("m")
+    for first in range(0, 20, 5):
+        held.take(batch(stored(first, 5)))
+    assert len(held) == 20
+    corrections = held.take(batch(stored(20, 5)))
+    assert len(held) == held.held_tokens == 0
+    assert len(corrections[-1].removed) == 25  # all that only events vouched for
+
+
 def test_one_cache_group_stands_for_all() -> None:
     ours = mirror("m")
     ours.take(

@@ -29,6 +29,10 @@ MAX_CHAINED = 100_000
 """Blocks of one engine whose place in a chain is kept, at about 350 bytes: 1.6 M tokens in blocks of 16. Blocks past it
 are counted only."""
 
+MAX_BLOCKS = 1_000_000
+"""Blocks of one engine that are known at all, a few hundred MB: 16 M tokens in blocks of 16, more than any engine holds. One
+that has more told of removals that we never heard, or tells lies: its mirror begins anew."""
+
 MAX_MODELS = 4
 """Names of a model for which hashes are kept: a prompt's hash covers the name that the client used for it."""
 
@@ -87,9 +91,15 @@ class KvMirror:
         return len(self._blocks)
 
     def take(self, batch: Batch) -> list[Correction]:
-        """Corrections that follow from a batch, in order."""
-        found = (self._take(event) for event in batch.events)
-        return [correction for correction in found if correction is not None]
+        """Corrections that follow from a batch, in order. Past `MAX_BLOCKS` it is as if events had been lost."""
+        found: list[Correction] = []
+        for event in batch.events:
+            correction = self._take(event)
+            if correction is not None:
+                found.append(correction)
+            if len(self._blocks) > MAX_BLOCKS:
+                found.append(self.doubt())
+        return found
 
     def doubt(self) -> Correction:
         """Events were lost: what only they can vouch for is forgotten, here and in the index."""
