@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -104,6 +105,9 @@ def test_a_span_of_a_pick_tells_the_decision_and_not_the_prompt() -> None:
         "pointsman.fallbacks": 0,
         "pointsman.cached_tokens": 0,
     }
+    renamed = replace(request, body=replace(body, model="m-v2", asked_model="m"))
+    found = pick_attributes(picker().pick(renamed))
+    assert (found["gen_ai.request.model"], found["pointsman.model"]) == ("m", "m-v2")
 
 
 def test_the_span_lies_where_the_pick_lay_and_below_its_parent() -> None:

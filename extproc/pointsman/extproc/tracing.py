@@ -74,7 +74,9 @@ def pick_attributes(decision: Decision) -> dict[str, Attribute]:
         "pointsman.prompt_tokens": decision.prompt_tokens,
     }
     if decision.model:
-        found["gen_ai.request.model"] = decision.model[:MAX_TEXT]
+        found["gen_ai.request.model"] = (decision.asked_model or decision.model)[:MAX_TEXT]
+    if decision.asked_model:
+        found["pointsman.model"] = decision.model[:MAX_TEXT]
     if decision.codes is not None:
         filtered = int(np.count_nonzero(decision.codes))
         found["pointsman.candidates"] = len(decision.codes) - filtered
