@@ -30,8 +30,8 @@ MAX_CHAINED = 100_000
 are counted only."""
 
 MAX_BLOCKS = 1_000_000
-"""Blocks of one engine that are known at all, a few hundred MB: 16 M tokens in blocks of 16, more than any engine holds. One
-that has more told of removals that we never heard, or tells lies: its mirror begins anew."""
+"""Blocks of one engine that are known at all, a few hundred MB: 16 M tokens in blocks of 16, more than engines hold.
+One that has more told of removals that we never heard, or tells lies: its mirror begins anew."""
 
 MAX_MODELS = 4
 """Names of a model for which hashes are kept: a prompt's hash covers the name that the client used for it."""
