@@ -36,7 +36,7 @@ def _ext_proc(name: str) -> dict[str, Any]:
         mode = {**sent, **{f"{side}_body_mode": "FULL_DUPLEX_STREAMED" for side in ("request", "response")}}
     else:
         skip = {f"{part}_mode": "SKIP" for part in ("request_header", "response_header", "request_trailer")}
-        mode = {**skip, "response_trailer_mode": "SKIP", "request_body_mode": "BUFFERED_PARTIAL"}
+        mode = {**skip, "response_trailer_mode": "SKIP", "request_body_mode": "BUFFERED"}
     return {
         "@type": f"{TYPE}.filters.http.ext_proc.v3.ExternalProcessor",
         "grpc_service": _picker_service(single=name == "single"),
@@ -48,6 +48,10 @@ def _ext_proc(name: str) -> dict[str, Any]:
             "receiving_namespaces": {"untyped": [wire.LB_NAMESPACE, wire.PICK_NAMESPACE]},
         },
     }
+
+
+def _buffer() -> dict[str, Any]:
+    return {"@type": f"{TYPE}.filters.http.buffer.v3.Buffer", "max_request_bytes": wire.MAX_PROMPT_BYTES}
 
 
 def _listener(name: str) -> dict[str, Any]:
@@ -73,8 +77,7 @@ def _listener(name: str) -> dict[str, Any]:
         "http_filters": filters,
     }
     if name in ("single", "one-message"):
-        buffer = {"@type": f"{TYPE}.filters.http.buffer.v3.Buffer", "max_request_bytes": wire.MAX_PROMPT_BYTES}
-        filters.insert(0, {"name": "envoy.filters.http.buffer", "typed_config": buffer})
+        filters.insert(0, {"name": "envoy.filters.http.buffer", "typed_config": _buffer()})
         manager["access_log_options"] = {"access_log_flush_interval": "1s"}
         manager["access_log"] = [
             {
@@ -96,6 +99,8 @@ def _listener(name: str) -> dict[str, Any]:
         ]
     if name != "alone":
         filters.insert(0, {"name": "envoy.filters.http.ext_proc", "typed_config": _ext_proc(name)})
+    if name in ("single", "one-message"):  # ext_proc gets the body in one piece
+        filters.insert(0, {"name": "pointsman.whole_body", "typed_config": _buffer()})
     return {
         "name": name,
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,

@@ -24,6 +24,7 @@ from pointsman.extproc import Feedback, Picker, add_services
 from support.envoy import running_envoy
 
 TYPE = "type.googleapis.com/envoy.extensions"
+BUFFERS = ("pointsman.whole_body", "envoy.filters.http.buffer")  # before and behind ext_proc
 
 settings.register_profile("patient", deadline=None)  # a busy test machine is not a slow example
 settings.load_profile("patient")
@@ -129,7 +130,7 @@ def bootstrap(
         "grpc_service": {**picker, "initial_metadata": single},
         "failure_mode_allow": True,
         "message_timeout": "5s",  # a busy test machine is not a slow picker
-        "processing_mode": {"request_header_mode": "SKIP", "request_body_mode": "BUFFERED_PARTIAL", **skip},
+        "processing_mode": {"request_header_mode": "SKIP", "request_body_mode": "BUFFERED", **skip},
         "request_attributes": list(wire.REQUEST_ATTRIBUTES),
         "metadata_options": {"receiving_namespaces": {"untyped": [wire.LB_NAMESPACE, wire.PICK_NAMESPACE]}},
     }
@@ -150,19 +151,16 @@ def bootstrap(
             "host_selection_retry_max_attempts": 5,
         },
     }
+    no_buffer = {"@type": f"{TYPE}.filters.http.buffer.v3.BufferPerRoute", "disabled": True}
     headers_profile = {
         "envoy.filters.http.ext_proc": {
             "@type": f"{TYPE}.filters.http.ext_proc.v3.ExtProcPerRoute",
             "overrides": {"processing_mode": {"request_header_mode": "SEND", "request_body_mode": "NONE", **skip}},
         },
-        "envoy.filters.http.buffer": {"@type": f"{TYPE}.filters.http.buffer.v3.BufferPerRoute", "disabled": True},
+        **dict.fromkeys(BUFFERS, no_buffer),
     }
-    small_buffer = {
-        "envoy.filters.http.buffer": {
-            "@type": f"{TYPE}.filters.http.buffer.v3.BufferPerRoute",
-            "buffer": {"max_request_bytes": 65536},
-        }
-    }
+    small = {"@type": f"{TYPE}.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 65536}}
+    small_buffer = dict.fromkeys(BUFFERS, small)
     manager = {
         "@type": f"{TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
@@ -202,8 +200,9 @@ def bootstrap(
             ],
         },
         "http_filters": [
+            *([] if duplex else [{"name": BUFFERS[0], "typed_config": buffer}]),
             {"name": "envoy.filters.http.ext_proc", "typed_config": duplex_filter(picker) if duplex else ext_proc},
-            *([] if duplex else [{"name": "envoy.filters.http.buffer", "typed_config": buffer}]),
+            *([] if duplex else [{"name": BUFFERS[1], "typed_config": buffer}]),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{TYPE}.filters.http.router.v3.Router"},
