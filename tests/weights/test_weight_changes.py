@@ -203,7 +203,7 @@ class TestOperations:
         assert (one.actor, one.reason, one.before) == ("alice", "why not", None)
         assert one.after == {"weights": {CANARY: 5_000, STABLE: 5_000}, "owner": "", "version": 1}
         assert set(other.evidence["default/main"]["acked_ms"]) == {"good", "slow"}
-        assert verify_file(tmp_path / "audit.jsonl").head == fleet.operations.audit_head
+        await eventually(lambda: verify_file(tmp_path / "audit.jsonl").head == fleet.operations.audit_head)
 
     async def test_a_gateway_whose_configuration_is_not_served_has_not_got_it(self, tmp_path: Path) -> None:
         fleet = Fleet(tmp_path).start()
