@@ -34,7 +34,7 @@ USUAL_SLOW: Final = 0.7
 """Part of the share that makes a site slow which is tolerated as usual."""
 
 ERROR_WINDOWS: Final = (3, 5, 8, 12, 20, 30, 40, 50)
-SLOW_WINDOWS: Final = (5, 10, 20, 30, 40, 50, 60)
+SLOW_WINDOWS: Final = (10, 20, 30, 40, 50, 60)
 STALL_WINDOWS: Final = (3, 5, 10, 20, 40)
 LONG_WINDOWS: Final = (5, 10, 20, 40, 60)
 """Lengths that are looked at, in buckets up to now: the short ones see a total failure early, the long ones a partial
