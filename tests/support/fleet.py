@@ -340,7 +340,9 @@ async def running_fleet(
             )  # fmt: skip
             stack.push_async_callback(child.stop)
             await eventually(
-                lambda: ready_file.exists() or child.returncode is not None, what="the control plane is ready"
+                lambda: ready_file.exists() or child.returncode is not None,
+                timeout_s=60,
+                what="the control plane is ready",
             )
             assert child.returncode is None, "the control plane ended"
             return child

@@ -197,7 +197,9 @@ async def _secure_control_plane(folder: Path, fleet: Fleet, net: Loopback, stack
         stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     stack.push_async_callback(child.stop)
-    await eventually(lambda: ready.exists() or child.returncode is not None, what="the second control plane is ready")
+    await eventually(
+        lambda: ready.exists() or child.returncode is not None, what="the second control plane is ready", timeout_s=60
+    )
     assert child.returncode is None, "the second control plane ended"
     admin: str = json.loads(ready.read_text())["admin"]
     return admin

@@ -102,7 +102,9 @@ class Rails:
                 stderr=stderr,
             )  # fmt: skip
         self.stack.push_async_callback(child.stop)
-        await eventually(lambda: ready.exists() or child.returncode is not None, what="the control plane is ready")
+        await eventually(
+            lambda: ready.exists() or child.returncode is not None, what="the control plane is ready", timeout_s=60
+        )
         assert child.returncode is None, log.read_text()
         admin = json.loads(ready.read_text())["admin"]
         return Plane(child=child, target=target, admin=admin, log_file=log, session=self.session)

@@ -9,7 +9,7 @@ from inspect import isawaitable
 
 
 async def eventually(
-    condition: Callable[[], object] | Callable[[], Awaitable[object]], *, timeout_s: float = 20, what: str = ""
+    condition: Callable[[], object] | Callable[[], Awaitable[object]], *, timeout_s: float = 30, what: str = ""
 ) -> None:
     """Poll `condition` until it is true; fail with `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
