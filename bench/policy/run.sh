@@ -22,5 +22,4 @@ more="$main --policy round-robin --policy least-outstanding --policy skywalker -
     done
     run --workload M --load 77 --policy joint-by-hand --policy joint-production
 }
-rm -f "$here/results/earlier.json" # rows of an older picker, which the page shows until these are there
 run --load 77 --plots "$here/results" --docs "$page"
