@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Final
 
 import click
@@ -96,11 +98,26 @@ def _console() -> Console:
 
 
 def _watch(admin: Admin, every_s: float, output: str) -> None:
+    stop = threading.Event()
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        stop.set()  # Python drops an interrupt that comes inside a destructor
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        _show_until(stop, admin, every_s, output)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _show_until(stop: threading.Event, admin: Admin, every_s: float, output: str) -> None:
     console = _console()
     if output != TABLE or not console.is_terminal:
         while True:
             click.echo(json.dumps(_ask(admin), ensure_ascii=False))
-            threading.Event().wait(every_s)
+            if stop.wait(every_s):
+                return
     with Live(console=console, screen=True, auto_refresh=False) as live:
         seen: Json = None
         while True:
@@ -110,7 +127,8 @@ def _watch(admin: Admin, every_s: float, output: str) -> None:
                 lost = str(error)
             body = tree_view(seen) if seen else Text("")
             live.update(Group(Text(lost, style="bold red"), body) if lost else body, refresh=True)
-            threading.Event().wait(every_s)
+            if stop.wait(every_s):
+                return
 
 
 def tree_view(tree: Json) -> RenderableType:
