@@ -216,13 +216,13 @@ async def test_a_standby_takes_over_and_is_not_melted(tmp_path: Path) -> None:
             assert load.outcomes.failed == 0, load.outcomes.failures
         async with Load(fleet.url, workers=16) as load:
             seen = 0.0
-            for _ in range(20):
-                await load.progressed(15)
+            # Until answers came: hundreds are refused in the time that one takes.
+            while load.outcomes.ok < 12:
+                await load.progressed(1)
                 seen = max(seen, await _in_flight(fleet, "eu-west"))
             assert 0 < seen <= 4
             kinds = {kind.split()[0] for kind in load.outcomes.failures}
             assert kinds <= {"429"}, load.outcomes.failures
-            assert load.outcomes.ok > 0
             assert load.outcomes.failures["429 at-capacity"] > 0
 
 
