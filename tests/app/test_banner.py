@@ -26,3 +26,8 @@ def test_who_gets_none_is_told_how_to_start_one(tls: bool, files: str) -> None:
     told = banner(RUNNING, envoys=False, tls=tls)
     assert f"  pointsman bootstrap --gateway default/main --xds 127.0.0.1:18000{files} --out envoy && envoy" in told
     assert told.index("bootstrap") < told.index("curl")
+
+
+def test_the_status_command_can_be_pasted_where_the_admin_api_wants_proof() -> None:
+    told = banner(RUNNING, proof=" --token-file token")
+    assert f"  pointsman status --admin {RUNNING.admin} --token-file token\n" in told

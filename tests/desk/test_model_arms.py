@@ -18,6 +18,7 @@ from pointsman.app.pool_load import pool_load
 from pointsman.app.traffic import Traffic
 from pointsman.app.tree import fleet_tree
 from pointsman.app.workers.frames import SetPlan
+from pointsman.core.arm_names import target_of
 from pointsman.core.clock import ManualClock
 from pointsman.core.compile import compile_plan
 from pointsman.core.config import load
@@ -96,7 +97,8 @@ def test_the_tree_has_one_pool_with_the_shares_of_its_arms() -> None:
         "xds": {"nodes": [], "gateways": []},
     }
     [found] = fleet_tree(status, {("default/llama", KEY): 4})["sites"][0]["pools"]
-    assert found["weights"] == [{"rule": RULE, "weight": 10_000}]
+    shares = {target_of(NEW): 1_000, target_of(OLD): 9_000}
+    assert found["weights"] == [{"rule": RULE, "weight": 10_000, "models": shares}]
     assert (found["rollout"]["role"], found["requests"]) == ("canary", 4)
 
 

@@ -9,8 +9,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from pointsman.app.control_plane import ControlPlane
+from pointsman.app.control_plane_options import ControlPlaneOptions
+from pointsman.app.tls import TlsFiles
+from pointsman.app.trial_certificates import TrialCa
 from support.browser import CHROMIUM, Page, PageError, browser_page
-from support.fleet import MODEL, Layout, running_fleet
+from support.fleet import MODEL, Layout, Loopback, Manifests, running_fleet
 from support.load import Load, chat_body
 from support.waiting import eventually
 
@@ -164,3 +168,24 @@ async def test_off_loopback_it_asks_for_the_token(page: Page, tmp_path: Path) ->
         await page.shows("asks for its token", "#login")
         async with aiohttp.ClientSession() as session, session.get(f"{fleet.admin}/api/v1/tree") as response:
             assert response.status == 401
+
+
+async def test_where_only_certificates_count_it_says_so_and_asks_for_no_token(page: Page, tmp_path: Path) -> None:
+    ca = TrialCa(tmp_path / "ca")
+    ca.server(["127.0.0.1"])
+    Manifests(tmp_path / "config", Loopback()).write(Layout(stable={"us-east": 1}))
+    files = TlsFiles(
+        certificate=ca.folder / "server.pem",
+        key=ca.folder / "server.key",
+        client_ca=ca.certificate,
+        admin_client_ca=ca.certificate,
+    )
+    options = ControlPlaneOptions(
+        config=tmp_path / "config", state=tmp_path / "state", grpc_port=0, admin_port=0, tls=files
+    )
+    async with ControlPlane(options) as plane:
+        await page.call("Security.setIgnoreCertificateErrors", ignore=True)
+        await page.open(plane.admin_url)
+        await page.shows("Not let in: this needs a client certificate that names an operator", "#link")
+        assert await page.text("#login") == ""
+        assert await page.text("#desk") == ""

@@ -7,11 +7,11 @@ import json
 from pointsman.app.up import Running
 
 
-def banner(running: Running, *, envoys: bool = True, tls: bool = False) -> str:
+def banner(running: Running, *, envoys: bool = True, tls: bool = False, proof: str = "") -> str:
     """Addresses, and commands that can be pasted: a streamed answer, the status, and how to break a replica.
 
     Without `envoys` of ours it says how to start one; with `tls` that needs the names of files, which only the reader
-    knows.
+    knows. `proof`: the options by which the admin API lets commands in.
     """
     lines = ["", "Pointsman is ready."]
     lines += [f"  gateway     {url}   ({name})" for name, urls in running.gateways.items() for url in urls]
@@ -41,7 +41,7 @@ def banner(running: Running, *, envoys: bool = True, tls: bool = False) -> str:
             f"    -d '{json.dumps(body)}'",
         ]
     lines += ["", "See the fleet, in a browser or here:", f"  {running.admin}/"]
-    lines += [f"  pointsman status --admin {running.admin}"]
+    lines += [f"  pointsman status --admin {running.admin}{proof}"]
     if running.simulator and running.replicas:
         name = running.replicas[0]
         lines += [

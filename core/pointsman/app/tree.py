@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pointsman.app.members import pools_by_member
-from pointsman.core.arm_names import whole_pool
+from pointsman.core.arm_names import target_of, whole_pool
 from pointsman.core.errors import Problem
 
 Json = dict[str, Any]
@@ -74,9 +74,13 @@ def _pool(
         "model": pool["model"],
         "protocol": pool["protocol"],
         "weights": [
-            {"rule": split["rule"], "weight": sum(ours)}
+            {
+                "rule": split["rule"],
+                "weight": sum(ours.values()),
+                "models": {model: share for arm, share in ours.items() if (model := target_of(arm))},
+            }
             for split in splits
-            if (ours := [share for arm, share in split["effective"].items() if whole_pool(arm) == name])
+            if (ours := {arm: share for arm, share in split["effective"].items() if whole_pool(arm) == name})
         ],
         "rollout": next((_rollout(one) | {"role": role} for one in rollouts if (role := _role(one, name))), None),
         "groups": {

@@ -200,8 +200,16 @@ def _pool_words(pool: Json) -> str:
     if rollout := pool["rollout"]:
         where = f"step {rollout['step']} of {rollout['steps']}, {rollout['weight'] * 100:g} %"
         words.append(f"{rollout['role']} of {rollout['name']}: {rollout['phase']}, {where}")
-    words += [f"{one['weight'] / 100:g} % of {one['rule'].partition('/')[2]}" for one in pool["weights"]]
+    words += [
+        f"{one['weight'] / 100:g} % of {one['rule'].partition('/')[2]}{_models(one['models'])}"
+        for one in pool["weights"]
+    ]
     return "; ".join(words)
+
+
+def _models(shares: Json) -> str:
+    """The shares of a pool's models or LoRAs, where requests are renamed to them."""
+    return f" ({', '.join(f'{model} {share / 100:g} %' for model, share in shares.items())})" if shares else ""
 
 
 def _failover(site: Json) -> str:

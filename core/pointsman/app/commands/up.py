@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
@@ -149,6 +150,14 @@ def up(*, config: Path, log_level: str, log_format: Any, **chosen: Any) -> None:
         refuse("up", error)
 
 
+def _proof(admin: str, tls: TlsFiles | None, token_file: Path | None) -> str:
+    """The options by which commands get into the admin API."""
+    words = " --admin-ca FILE" if admin.startswith("https:") else ""
+    if token_file is not None:
+        return f"{words} --token-file {shlex.quote(str(token_file))}"
+    return words + (" --client-cert FILE --client-key FILE" if tls and tls.admin_client_ca else "")
+
+
 def _tls_files(
     certificate: Path | None, key: Path | None, client_ca: Path | None, admin_client_ca: Path | None
 ) -> TlsFiles | None:
@@ -226,7 +235,14 @@ async def _up(
 
     async def serve() -> None:
         async with running(options) as addresses:
-            click.echo(banner(addresses, envoys=not no_envoy, tls=tls is not None))
+            click.echo(
+                banner(
+                    addresses,
+                    envoys=not no_envoy,
+                    tls=tls is not None,
+                    proof=_proof(addresses.admin, tls, admin_token_file),
+                )
+            )
             await asyncio.Event().wait()
 
     await until_stopped(serve())

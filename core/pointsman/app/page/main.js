@@ -25,7 +25,7 @@ async function update() {
     connected(true);
     draw();
   } catch (problem) {
-    if (problem instanceof Refused) { login(); return; }
+    if (problem instanceof Refused) { login(problem); return; }
     connected(false);
     round = 0;
   } finally {
@@ -52,11 +52,12 @@ function connected(yes) {
   show(byId("link"), yes ? "" : element("span", { class: "error" }, "No answer from the control plane: what stands here is old. Gateways go on."));
 }
 
-function login() {
+function login(refused) {
   byId("desk").hidden = true;
-  byId("login").hidden = false;
+  byId("login").hidden = !refused.token;
   show(byId("health"), badge("locked"));
-  byId("token").focus();
+  show(byId("link"), refused.token ? "" : element("span", { class: "error" }, `Not let in: ${refused.message}.`));
+  if (refused.token) byId("token").focus();
 }
 
 byId("login").addEventListener("submit", async (event) => {

@@ -44,7 +44,7 @@ function failover(site) {
 
 function poolRows(site, pool, redraw) {
   const key = `${site.name} ${pool.name}`;
-  const weights = pool.weights.map((one) => `${round(one.weight / 100, 2)} % of ${short(one.rule.split("/").slice(1).join("/"))}`).join(", ");
+  const weights = pool.weights.map((one) => `${round(one.weight / 100, 2)} % of ${short(one.rule.split("/").slice(1).join("/"))}${models(one.models)}`).join(", ");
   const rows = [row("pool", key, true, short(pool.name), [
     cell(badge(pool.health), element("span", { class: "soft" }, ` ${pool.ready}/${pool.count}`)),
     number(percent(pool.share)), number(round(pool.in_flight)), number(""), number(""), number(""),
@@ -56,6 +56,11 @@ function poolRows(site, pool, redraw) {
     number(percent(one.kv_usage)), number(one.rtt_ms === null ? "–" : `${round(one.rtt_ms, 1)} ms`),
     cell(element("span", { class: "soft" }, one.key)),
   ], redraw)));
+}
+
+function models(shares) {
+  const words = Object.entries(shares ?? {}).map(([model, share]) => `${model} ${round(share / 100, 2)} %`);
+  return words.length ? ` (${words.join(", ")})` : "";
 }
 
 function rollout(found) {
