@@ -32,19 +32,17 @@ from load import Result, Upstream, closed_loop, paced, request_of
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
+from texts import BODIES, bodies_of, plan_of
 
 from pointsman.app.envoy import start_envoy
 from pointsman.app.pick_shell import PickerShell
 from pointsman.app.workers.supervisor import PickerWorkers
 from pointsman.core.clock import SystemClock
 from pointsman.core.engine_metrics import EngineMetrics
-from pointsman.core.model import Endpoint, Plan, Pool, Site, SiteGroup
 from pointsman.extproc import Picker
 from pointsman.extproc.gossip import GossipState, Outbox
 from pointsman.extproc.peers import GossipNode
 
-BODIES = {"4 KB": 4_096, "32 KB": 32_768, "220 KB": 220_000, "1 MB": 1_000_000}
-CONVERSATIONS = 64
 CONNECTIONS = 16
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -65,31 +63,6 @@ class Cell:
     per_s: float
     p50_ms: float
     p99_ms: float
-
-
-def plan_of(keys: Sequence[str]) -> Plan:
-    endpoints = tuple(
-        Endpoint(name=key, address=key.rsplit(":", 1)[0], port=int(key.rsplit(":", 1)[1]), site="here") for key in keys
-    )
-    group = SiteGroup(site="here", priority=0, weight=1, endpoints=endpoints)
-    return Plan(sites=(Site(name="here"),), pools=(Pool(name=POOL, groups=(group,)),))
-
-
-def bodies_of(size_bytes: int) -> list[bytes]:
-    """Turns of `CONVERSATIONS` chats, half to wholly as long as `size_bytes`, with a system prompt that all share."""
-    words = ["rail", "signal", "point", "train", "switch", "track", "yard", "lamp", "lever", "gauge"]
-    made = []
-    for number in range(CONVERSATIONS):
-        rng = random.Random(number)
-        text = " ".join(rng.choices(words, k=size_bytes // 5))
-        messages = [{"role": "system", "content": "You set points. " * 16}]
-        turn_bytes = max(1_000, size_bytes // 10)
-        content_bytes = size_bytes - 450
-        for turn, start in enumerate(range(0, content_bytes, turn_bytes)):
-            part = text[start : min(content_bytes, start + turn_bytes)]
-            messages.append({"role": ("user", "assistant")[turn % 2], "content": part})
-        made.append(json.dumps({"model": "llama", "messages": messages, "stream": True}).encode())
-    return made
 
 
 def cpu_s(pids: Sequence[int]) -> float:
@@ -123,7 +96,7 @@ class Rig:
             shell=self.shell,
             log_level="warning",
         ).__aenter__()
-        plan = plan_of(keys)
+        plan = plan_of(keys, POOL)
         picker.apply(plan)
         self._pickers.publish(plan)
         await self._pickers.ready()
