@@ -14,11 +14,12 @@ from extproc.fleet import POOL, make_plan
 from pointsman.core.arm_names import target_arm
 from pointsman.core.model import ModelRewrite
 from pointsman.extproc.model_rules import ModelRules, Renaming
-from pointsman.extproc.rename import MAX_BRACKETS, MAX_MEMBERS, NO_MODEL, find_model, renamed
+from pointsman.extproc import rename
+from pointsman.extproc.rename import MAX_BRACKETS, MAX_LOOKED_AT_BYTES, MAX_MEMBERS, NO_MODEL, find_model, renamed
 
 SPACE = st.sampled_from(["", " ", "\n\t", "\r\n  "])
 NAMES = st.text(max_size=8)
-LEAVES = st.sampled_from([None, True, -1.5e300, 10**30, "", '}"]', "\\", '"model":"x"', "\u20ac\x7f"])
+LEAVES = st.sampled_from([None, True, -1.5e300, 10**30, "", '}"]', "\\", '\\\\"\\', '"model":"x"', "\u20ac\x7f"])
 VALUES = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", '"}', "]"]), inner),
@@ -63,6 +64,18 @@ def test_only_the_value_of_the_outermost_model_changes(pieces: list[tuple[bool, 
     after = renamed(body, found.places, to)
     assert after == b"".join(value if marked else text for marked, text in pieces)
     assert json.loads(after) == {**json.loads(body), "model": to}
+
+
+@settings(max_examples=200)
+@given(bodies(), st.integers(2, 9))
+def test_pieces_of_any_length_find_the_same(pieces: list[tuple[bool, bytes]], length: int) -> None:
+    body = b"".join(text for _, text in pieces)
+    found = find_model(body)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("PIECE_BYTES", length), ("_JUMPS", 1), ("_BACKSLASHES", 2)):
+            patch.setattr(rename, name, value)
+        assert find_model(body) == found
+        assert find_model(body[: len(body) // 2]) == NO_MODEL
 
 
 @settings(max_examples=60)
@@ -113,9 +126,22 @@ def test_the_work_is_bounded() -> None:
     wide = b'{"x":[' + b"{}," * MAX_BRACKETS + b'{}],"model":"a"}'
     assert find_model(wide).unread
     assert find_model(b'{"model":"a",' + wide[1:]).model == "a"
+    quotes = b'{"x":"' + b'\\"' * MAX_LOOKED_AT_BYTES + b'","model":"a"}'
+    assert find_model(quotes).unread
+    assert find_model(b'{"x":"' + b"\\" * MAX_LOOKED_AT_BYTES + b'","model":"a"}').unread
+    assert find_model(b'{"x":' + b" " * MAX_LOOKED_AT_BYTES + b'1,"model":"a"}').unread
+    assert find_model(b'{"x":' + b"1" * MAX_LOOKED_AT_BYTES + b',"model":"a"}').unread
     many = b'{"model":"a"' + b',"model":"a"' * (MAX_MEMBERS - 1)
     assert len(find_model(many + b"}").places) == MAX_MEMBERS
     assert find_model(many + b',"model":"b"}').unread, "the last one holds, and it may be anywhere"
+
+
+def test_the_model_behind_large_images_is_found() -> None:
+    image = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"iVBORw0KGgo\\/" * 300_000 + b'"}},'
+    body = b'{"messages":[{"role":"user","content":[' + image * 15 + b'{"type":"text","text":"what?"}]}],"model":"a"}'
+    assert len(body) > 55_000_000
+    found = find_model(body)
+    assert (found.model, found.whole) == ("a", True)
 
 
 def rules(*rewrites: ModelRewrite) -> ModelRules:
