@@ -1,4 +1,4 @@
-"""The commands `bench policy` and `bench fit`."""
+"""The commands of `pointsman bench`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import click
 import msgspec
 from rich.console import Console
 
-from pointsman.bench.catalogue import VARIANTS
+from pointsman.bench.catalogue import CATALOGUE, VARIANTS
 from pointsman.bench.document import write_into
 from pointsman.bench.fit import Fitted, Trial, fit, means
+from pointsman.bench.floor import floor, shared_cache
 from pointsman.bench.joint import PRODUCTION, Wiring
 from pointsman.bench.kinds import KINDS, TIME_SCALES
 from pointsman.bench.measure import run
@@ -212,3 +213,43 @@ def regret_command(*, trace: Path | None, workload: str, load: str, seed: int, d
     )
     for cause, part in found.parts.items():
         click.echo(f"{part:6.1%}  {cause.value}")
+
+
+@click.command("floor", context_settings={"show_default": True})
+@click.option("--trace", type=click.Path(path_type=Path), help="Trace in Mooncake's format, for A and B.")
+@click.option("--workload", type=click.Choice(list(KINDS)), default="C", help="What is asked of what.")
+@click.option("--load", type=click.Choice(LOADS), default="77", help="% of what RR can do.")
+@click.option("--policy", "names", type=click.Choice(list(CATALOGUE)), multiple=True, default=("joint", "oracle"))
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, help="How many runs of each policy.")
+@click.option("--duration", "duration_s", type=click.FloatRange(1, 900), default=900.0, help="Seconds of the slice.")
+def floor_command(
+    *, trace: Path | None, workload: str, load: str, names: tuple[str, ...], seeds: int, duration_s: float
+) -> None:
+    """What is left for a router to save: TTFT, split, on the reporting slice. Simulated.
+
+    \b
+    Example:
+      pointsman bench floor --workload C --policy joint --policy llm-d
+    """
+    try:
+        scenario = Scenario(workload=workload, load=int(load), trace=trace, duration_s=duration_s)
+        asked = [scenario.build(seed) for seed in range(seeds)]
+    except PointsmanError as error:
+        click.echo(f"pointsman bench floor: {error}", err=True)
+        sys.exit(EXIT_REFUSED)
+    click.echo(f"simulated; {scenario.title}; mean TTFT in ms, {seeds} seeds")
+    for name in names:
+        splits = []
+        for seed, one in enumerate(asked):
+            _, outcomes = run(scenario.fleet, one, CATALOGUE[name].make(seed))
+            splits.append(floor(scenario.fleet, one, outcomes))
+        mean, own, wire = (
+            sum(values) / seeds for values in zip(*((s.mean_ms, s.own_ms, s.wire_ms) for s in splits), strict=True)
+        )
+        click.echo(
+            f"{CATALOGUE[name].title}: {mean:,.1f} = own prefill {own:,.1f} + wire {wire:,.1f} + the rest "
+            f"{mean - own - wire:,.1f}"
+        )
+    for times in (1.0, 2.0, 100.0):
+        hit = sum(shared_cache(scenario.fleet, one, times=times) for one in asked) / seeds
+        click.echo(f"hits of one shared cache, {times:g} times as large as all replicas': {hit:.3f}")

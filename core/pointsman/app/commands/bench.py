@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pointsman.bench.cli import fit_command, policy_command, regret_command
+from pointsman.bench.cli import fit_command, floor_command, policy_command, regret_command
 
 
 @click.group()
@@ -20,3 +20,4 @@ def bench() -> None:
 bench.add_command(policy_command, "policy")
 bench.add_command(fit_command, "fit")
 bench.add_command(regret_command, "regret")
+bench.add_command(floor_command, "floor")
