@@ -23,7 +23,9 @@ from prometheus_client import CollectorRegistry
 from extproc.fleet import POOL, make_plan
 from pointsman.core import wire
 from pointsman.core.clock import SystemClock
-from pointsman.extproc import Picker, add_services
+from pointsman.core.model import ModelRewrite
+from pointsman.extproc import Picker, add_services, model_rules
+from pointsman.extproc.rename import find_model
 from pointsman.extproc.request import (
     HEAVY_BYTES,
     MANY_ITEMS,
@@ -161,7 +163,8 @@ def readers() -> Iterator[HeldReaders]:
 @pytest.fixture
 async def process(readers: HeldReaders) -> AsyncIterator[Any]:
     picker = Picker(SystemClock())
-    picker.apply(make_plan({"near": ["10.0.0.1:80", "10.0.0.2:80"]}))
+    rewrite = ModelRewrite(model="renamed", targets=(("m", 10_000),))
+    picker.apply(make_plan({"near": ["10.0.0.1:80", "10.0.0.2:80"]}, rewrites=(rewrite,)))
     large = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
     server = grpc.aio.server(options=large)
     add_services(server, picker, CollectorRegistry(), readers=readers)
@@ -219,6 +222,24 @@ async def test_requests_that_come_later_are_answered_before_a_heavy_one(
     await heavy
     assert order.index("heavy") == len(order) - 1
     assert readers.waiting == 1, "small bodies need no reader"
+
+
+async def test_the_model_of_a_heavy_body_is_looked_for_in_a_thread_too(
+    process: Any, readers: HeldReaders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def find(body: bytes, *, partial: bool) -> Any:
+        threads.append(threading.current_thread())
+        return find_model(body, partial=partial)
+
+    monkeypatch.setattr(model_rules, "find_model", find)
+    readers.let()
+    body = b'{"prompt":"' + b"a" * HEAVY_BYTES + b'","model":"renamed"}'
+    changed = (await answer(process, body)).request_body.response.body_mutation.body
+    assert changed == body.replace(b"renamed", b"m")
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_a_heavy_body_in_full_duplex_is_read_apart_too(process: Any, readers: HeldReaders) -> None:

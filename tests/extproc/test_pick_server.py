@@ -20,7 +20,9 @@ from pointsman.core.errors import PeerError
 from pointsman.core.grpc_health import GrpcHealth
 from pointsman.extproc import Decision, Picker, PickRequest
 from pointsman.extproc.pick_server import PickServer
+from pointsman.extproc.request import HEAVY_BYTES
 from pointsman.extproc.server import EXT_PROC_SERVICE
+from pointsman.xds.generate.options import BuildOptions
 from support.waiting import eventually
 
 
@@ -43,6 +45,31 @@ async def test_a_defect_ends_its_call_also_behind_a_body_that_a_thread_reads(pro
         call = process(timeout=10)
         await call.write(body_message(body))
         assert await call.code() is grpc.StatusCode.INTERNAL
+    await server.stop(0)
+
+
+async def test_a_gateway_is_asked_to_wait_for_a_large_body() -> None:
+    """The gateway waits 200 ms for most picks; a large body may take longer where a machine is busy."""
+    picker = Picker(SystemClock())
+    picker.apply(make_plan({"near": ["10.0.0.1:80"]}))
+    server = native_server(picker, CollectorRegistry(), GrpcHealth())
+    port = server.listen("127.0.0.1", 0, shared=False)
+    single = ((wire.PROFILE_HEADER, wire.PROFILE_SINGLE),)
+
+    async def answers(length: int, metadata: tuple[tuple[str, str], ...]) -> list[ext_proc.ProcessingResponse]:
+        call = process(timeout=20, metadata=metadata)
+        await call.write(body_message(b'{"prompt":"' + b"a" * length + b'"}'))
+        await call.done_writing()
+        return [ext_proc.ProcessingResponse.FromString(answer) async for answer in call]
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        process: Any = channel.stream_stream(f"/{EXT_PROC_SERVICE}/Process")
+        wait, pick = await answers(HEAVY_BYTES, single)
+        wait_ms = wait.override_message_timeout.ToMilliseconds()
+        assert BuildOptions().closed_message_timeout_ms < wait_ms <= wire.MAX_PICK_WAIT_MS
+        assert pick.HasField("request_body")
+        assert [answer.HasField("request_body") for answer in await answers(HEAVY_BYTES // 2, single)] == [True]
+        assert [answer.HasField("request_body") for answer in await answers(HEAVY_BYTES, ())] == [True]
     await server.stop(0)
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from extproc.fleet import POOL, make_plan
 from pointsman.core.arm_names import target_arm
 from pointsman.core.model import ModelRewrite
-from pointsman.extproc.model_rules import ModelRules, Renaming
 from pointsman.extproc import rename
+from pointsman.extproc.model_rules import ModelRules, Renaming
 from pointsman.extproc.rename import MAX_BRACKETS, MAX_LOOKED_AT_BYTES, MAX_MEMBERS, NO_MODEL, find_model, renamed
 
 SPACE = st.sampled_from(["", " ", "\n\t", "\r\n  "])

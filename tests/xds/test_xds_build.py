@@ -224,8 +224,8 @@ def test_rules_without_a_pool_answer_with_a_reason(name: str, status: int, reaso
     assert json.loads(route.direct_response.body.inline_string)["error"]["code"] == status
 
 
-def per_route(config: Any) -> ext_proc_pb2.ExtProcPerRoute:
-    return ext_proc_pb2.ExtProcPerRoute.FromString(config["envoy.filters.http.ext_proc"].value)
+def per_route(config: Any, name: str = "envoy.filters.http.ext_proc") -> ext_proc_pb2.ExtProcPerRoute:
+    return ext_proc_pb2.ExtProcPerRoute.FromString(config[name].value)
 
 
 def test_profiles() -> None:
@@ -238,14 +238,16 @@ def test_profiles() -> None:
     assert per_route(found["grpc"].typed_per_filter_config).overrides.processing_mode.request_header_mode == 1  # SEND
 
 
-def test_a_pool_that_fails_closed_says_so_on_its_arm() -> None:
+def test_arms_of_a_pool_that_fails_closed_switch_to_the_filter_that_insists() -> None:
     arms = routes()["split"].route.weighted_clusters.clusters
-    overrides = per_route(arms[0].typed_per_filter_config).overrides
-    assert overrides.HasField("failure_mode_allow") and not overrides.failure_mode_allow.value
-    assert not overrides.HasField("processing_mode")
+    assert per_route(arms[0].typed_per_filter_config).disabled
+    insisting = per_route(arms[0].typed_per_filter_config, "pointsman.ext_proc_closed")
+    assert insisting.HasField("overrides")
+    assert not insisting.overrides.HasField("processing_mode")
     assert not arms[1].typed_per_filter_config
-    upload = routes()["upload"].route.weighted_clusters.clusters[0]
-    assert per_route(upload.typed_per_filter_config).overrides.processing_mode.request_header_mode == 1
+    upload = routes()["upload"].route.weighted_clusters.clusters[0].typed_per_filter_config
+    assert per_route(upload).disabled
+    assert per_route(upload, "pointsman.ext_proc_closed").overrides.processing_mode.request_header_mode == 1
 
 
 def test_only_buffered_requests_are_retried_after_a_reset() -> None:
@@ -258,11 +260,15 @@ def test_only_buffered_requests_are_retried_after_a_reset() -> None:
 def test_filters_stand_in_the_order_of_the_one_message_profile() -> None:
     found = manager()
     names = [f.name.rpartition(".")[2] for f in found.http_filters]
-    assert names == ["whole_body", "ext_proc", "buffer", "router"]
-    processor = ext_proc_pb2.ExternalProcessor.FromString(found.http_filters[1].typed_config.value)
-    assert list(processor.request_attributes) == list(wire.REQUEST_ATTRIBUTES)
-    assert processor.failure_mode_allow
-    assert list(processor.metadata_options.receiving_namespaces.untyped) == [wire.LB_NAMESPACE, wire.PICK_NAMESPACE]
+    assert names == ["whole_body", "ext_proc", "ext_proc_closed", "buffer", "router"]
+    assert [f.disabled for f in found.http_filters] == [False, False, True, False, False]
+    both = [ext_proc_pb2.ExternalProcessor.FromString(f.typed_config.value) for f in found.http_filters[1:3]]
+    for processor in both:
+        assert list(processor.request_attributes) == list(wire.REQUEST_ATTRIBUTES)
+        assert list(processor.metadata_options.receiving_namespaces.untyped) == [wire.LB_NAMESPACE, wire.PICK_NAMESPACE]
+        assert processor.message_timeout.ToMilliseconds() < processor.max_message_timeout.ToMilliseconds()
+    assert [processor.failure_mode_allow for processor in both] == [True, False]
+    assert both[0].message_timeout.ToMilliseconds() < both[1].message_timeout.ToMilliseconds()
 
 
 def test_the_access_log_tells_one_header_more() -> None:

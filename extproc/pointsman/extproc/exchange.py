@@ -46,7 +46,7 @@ from pointsman.extproc.decision import NO_BODY, Decision, PickRequest
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.inflight import Account
 from pointsman.extproc.model_rules import ModelRules, Renaming
-from pointsman.extproc.request import Body, read_body
+from pointsman.extproc.request import Body, Crowd, read_body
 
 Request = ext_proc.ProcessingRequest
 Response = ext_proc.ProcessingResponse
@@ -64,6 +64,25 @@ class Picks(Protocol):
     def pick(self, request: PickRequest) -> Decision: ...
 
     def feedback(self, entry: Feedback) -> Account | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueBody:
+    """A request body that is whole, or was cut (`partial`), and the pool and user or request that it belongs to."""
+
+    raw: bytes
+    partial: bool
+    pool: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadBody:
+    """What reading a body gave: what it asks for, and what it becomes where its model is renamed."""
+
+    raw: bytes
+    body: Body
+    renaming: Renaming | None
 
 
 class Phase(Enum):
@@ -120,35 +139,41 @@ class Exchange:
         """True when nothing more is to be said; the stream is then closed with status OK."""
         return self.phase is Phase.DONE
 
-    def body_due(self, message: Request) -> tuple[bytes, bool] | None:
-        """The body that `receive` would read on this message, and whether it was cut; None when it would read none.
+    def body_due(self, message: Request) -> DueBody | None:
+        """The body that `receive` would read on this message; None when it would read none.
 
-        A shell that reads large bodies elsewhere passes what it read to `receive`.
+        A shell that reads large bodies elsewhere (`read`) passes what was read to `receive`.
         """
         match (self.phase, message.WhichOneof("request")):
             case (Phase.START | Phase.AWAIT_BODY, "request_body"):
-                return message.request_body.body, not message.request_body.end_of_stream
+                part = message.request_body
+                return self._due(message, part.body, partial=not part.end_of_stream)
             case (Phase.COLLECT, "request_body") if message.request_body.end_of_stream:
-                return b"".join([*self._chunks, message.request_body.body]), False
+                return self._due(message, b"".join([*self._chunks, message.request_body.body]))
             case (Phase.COLLECT, "request_trailers"):
-                return b"".join(self._chunks), False
+                return self._due(message, b"".join(self._chunks))
         return None
 
-    def receive(self, message: Request, read: Body | None = None) -> list[Response]:
+    def read(self, due: DueBody, crowd: Crowd | None = None) -> ReadBody:
+        """Read a body; may run in another thread than the rest. `crowd`: as for `read_body`."""
+        renaming = self._picker.model_rules.rename(due.pool, due.raw, partial=due.partial, identity=due.identity)
+        return ReadBody(raw=due.raw, renaming=renaming, body=read_body(due.raw, partial=due.partial, crowd=crowd))
+
+    def receive(self, message: Request, read: ReadBody | None = None) -> list[Response]:
         """The replies to one message, in order. `read`: its body, where it has been read already (`body_due`).
 
         Raises `PeerError` for a message that has no place here.
         """
-        self._note(message)
+        read = read or self._read_at_once(message)
         kind = message.WhichOneof("request")
         match (self.phase, kind):
-            case (Phase.START | Phase.AWAIT_BODY, "request_body"):
-                answers = self._body(message.request_body, read)
+            case (Phase.START | Phase.AWAIT_BODY, "request_body") if read is not None:
+                answers = self._body(read)
             case (Phase.START, "request_headers"):
                 answers = self._headers(message)
             case (Phase.COLLECT, "request_body"):
                 answers = self._chunk(message.request_body, read)
-            case (Phase.COLLECT, "request_trailers"):
+            case (Phase.COLLECT, "request_trailers") if read is not None:
                 answers = self._whole(read, trailers=True)
             case (Phase.AWAIT_BODY, "request_trailers"):
                 answers = self._bodyless()
@@ -173,13 +198,24 @@ class Exchange:
 
     # Requests
 
-    def _body(self, body: ext_proc.HttpBody, read: Body | None) -> list[Response]:
+    def _read_at_once(self, message: Request) -> ReadBody | None:
+        due = self.body_due(message)
+        if due is None:
+            self._note(message)
+            return None
+        return self.read(due)
+
+    def _due(self, message: Request, raw: bytes, *, partial: bool = False) -> DueBody:
+        self._note(message)
+        seen = self._seen
+        return DueBody(raw=raw, partial=partial, pool=seen.pool, identity=seen.affinity or seen.request_id)
+
+    def _body(self, read: ReadBody) -> list[Response]:
         self.phase = Phase.DONE
-        partial = not body.end_of_stream
-        renaming = self._rename(body.body, partial=partial)
+        renaming = read.renaming
         if renaming is not None and renaming.unread:
             return [replies.refusal(400, replies.MODEL_UNREAD)]
-        decision = self._pick(read or read_body(body.body, partial=partial), renaming)
+        decision = self._pick(read.body, renaming)
         return [self._refused(decision) or replies.body_reply(decision, renaming.body if renaming else None)]
 
     def _bodyless(self) -> list[Response]:
@@ -203,22 +239,21 @@ class Exchange:
         self.phase = Phase.AWAIT_BODY
         return [replies.headers_reply()]
 
-    def _chunk(self, body: ext_proc.HttpBody, read: Body | None) -> list[Response]:
+    def _chunk(self, body: ext_proc.HttpBody, read: ReadBody | None) -> list[Response]:
         self._chunks.append(body.body)
         self._size_bytes += len(self._chunks[-1])
         if self._size_bytes > self._max_body_bytes:
             self.phase = Phase.DONE
             return [replies.refusal(413, replies.TOO_LARGE, grpc=self._seen.grpc)]
-        return self._whole(read, trailers=False) if body.end_of_stream else []
+        return [] if read is None else self._whole(read, trailers=False)
 
-    def _whole(self, read: Body | None, *, trailers: bool) -> list[Response]:
-        body = b"".join(self._chunks)
+    def _whole(self, read: ReadBody, *, trailers: bool) -> list[Response]:
         self._chunks.clear()
-        renaming = self._rename(body)
+        body, renaming = read.raw, read.renaming
         if renaming is not None and renaming.unread:
             self.phase = Phase.DONE
             return [replies.refusal(400, replies.MODEL_UNREAD, grpc=self._seen.grpc)]
-        decision = self._pick(read or read_body(body), renaming)
+        decision = self._pick(read.body, renaming)
         refused = self._refused(decision)
         if refused is not None:
             self.phase = Phase.DONE
@@ -232,11 +267,6 @@ class Exchange:
         if body or not trailers:
             answer += replies.streamed_request_body(body, end_of_stream=not trailers)
         return [*answer, replies.request_trailers_reply()] if trailers else answer
-
-    def _rename(self, body: bytes, *, partial: bool = False) -> Renaming | None:
-        seen = self._seen
-        identity = seen.affinity or seen.request_id
-        return self._picker.model_rules.rename(seen.pool, body, partial=partial, identity=identity)
 
     def _pick(self, body: Body, renaming: Renaming | None = None) -> Decision:
         seen = self._seen

@@ -23,13 +23,14 @@ from pointsman.core.errors import PeerError
 from pointsman.core.grpc_health import HEALTH_SERVICE, GrpcHealth
 from pointsman.core.wire import PROFILE_HEADER, PROFILE_SINGLE
 from pointsman.extproc.decision import Decision
-from pointsman.extproc.exchange import Exchange
+from pointsman.extproc.exchange import Exchange, ReadBody
 from pointsman.extproc.feedback import Feedback, entries
 from pointsman.extproc.http2 import calls
 from pointsman.extproc.http2.calls import Call, Method
 from pointsman.extproc.metrics import PickerMetrics
 from pointsman.extproc.picker import Picker
-from pointsman.extproc.request import Body, crowd_of, is_heavy, read_body
+from pointsman.extproc.replies import wait_reply
+from pointsman.extproc.request import HEAVY_BYTES, crowd_of, is_heavy
 from pointsman.extproc.server import ALS_SERVICE, EXT_PROC_SERVICE
 from pointsman.extproc.tracing import PickTracer
 
@@ -37,6 +38,10 @@ _SINGLE: Final = (PROFILE_HEADER.encode(), PROFILE_SINGLE.encode())
 
 MAX_BEHIND: Final = 64
 """Messages that may wait while a thread reads a body. After the body of a request come trailers, so one does."""
+
+_PATIENCE: Final = wait_reply().SerializeToString()
+"""Sent as soon as the length of a large message is known: a picker that is alive says so before the usual wait is over,
+and one that is frozen holds up nobody for longer."""
 
 log = structlog.get_logger()
 
@@ -85,9 +90,11 @@ class _Process:
         self._single = _SINGLE in call.metadata
         self._exchange = Exchange(service.picker, default_pool=service.default_pool, reported=self._single)
         self._behind: deque[bytes] = deque()
-        self._reading: asyncio.Future[Body] | None = None
+        self._reading: asyncio.Future[ReadBody] | None = None
         self._ended = False
         self._began_s = 0.0
+        if self._single:
+            call.on_coming = self._coming
 
     def message(self, data: bytes) -> None:
         if self._reading is not None:
@@ -106,14 +113,17 @@ class _Process:
         if due is None:
             self._answer(message, None)
             return
-        body, partial = due
-        crowd = crowd_of(body)
-        if not is_heavy(body, crowd):
-            self._answer(message, read_body(body, partial=partial, crowd=crowd))
+        crowd = crowd_of(due.raw)
+        if not is_heavy(due.raw, crowd):
+            self._answer(message, self._exchange.read(due, crowd))
             return
-        work = functools.partial(read_body, body, partial=partial, crowd=crowd)
-        self._reading = asyncio.get_running_loop().run_in_executor(self._service.readers, work)
+        loop, readers = asyncio.get_running_loop(), self._service.readers
+        self._reading = loop.run_in_executor(readers, self._exchange.read, due, crowd)
         self._reading.add_done_callback(functools.partial(self._read, message))
+
+    def _coming(self, length_bytes: int) -> None:
+        if length_bytes > HEAVY_BYTES:
+            self._call.send(_PATIENCE)
 
     def ended(self) -> None:
         self._ended = True
@@ -126,7 +136,7 @@ class _Process:
         self._behind.clear()
         self._exchange.closed()
 
-    def _read(self, message: ext_proc.ProcessingRequest, reading: asyncio.Future[Body]) -> None:
+    def _read(self, message: ext_proc.ProcessingRequest, reading: asyncio.Future[ReadBody]) -> None:
         """A thread has read the body of `message`; what came meanwhile is next."""
         self._reading = None
         if reading.cancelled() or not self._call.open:
@@ -139,7 +149,7 @@ class _Process:
                 self._call.finish()
         self._call.wake()
 
-    def _answer(self, message: ext_proc.ProcessingRequest, read: Body | None) -> None:
+    def _answer(self, message: ext_proc.ProcessingRequest, read: ReadBody | None) -> None:
         exchange = self._exchange
         before = exchange.decision
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -18,11 +17,11 @@ from prometheus_client import CollectorRegistry
 from pointsman.core.errors import PeerError
 from pointsman.core.wire import PROFILE_HEADER, PROFILE_SINGLE
 from pointsman.extproc.decision import Decision
-from pointsman.extproc.exchange import Exchange
+from pointsman.extproc.exchange import Exchange, ReadBody
 from pointsman.extproc.feedback import Feedback, entries
 from pointsman.extproc.metrics import PickerMetrics
 from pointsman.extproc.picker import Picker
-from pointsman.extproc.request import Body, crowd_of, is_heavy, read_body
+from pointsman.extproc.request import crowd_of, is_heavy
 from pointsman.extproc.tracing import PickTracer
 
 READERS = 2
@@ -169,17 +168,15 @@ class _Shell:
         log.warning("ext_proc stream ended", error=str(error), peer=context.peer())
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
-    async def _read(self, exchange: Exchange, message: ext_proc.ProcessingRequest) -> Body | None:
+    async def _read(self, exchange: Exchange, message: ext_proc.ProcessingRequest) -> ReadBody | None:
         """The body that is due; a heavy one is read in a thread, so that other requests do not wait for it."""
         due = exchange.body_due(message)
         if due is None:
             return None
-        body, partial = due
-        crowd = crowd_of(body)
-        if not is_heavy(body, crowd):
-            return read_body(body, partial=partial, crowd=crowd)
-        work = functools.partial(read_body, body, partial=partial, crowd=crowd)
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+        crowd = crowd_of(due.raw)
+        if not is_heavy(due.raw, crowd):
+            return exchange.read(due, crowd)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, exchange.read, due, crowd)
 
     async def access_logs(
         self, messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], context: Context

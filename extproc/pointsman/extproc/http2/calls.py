@@ -54,9 +54,10 @@ class Heard(Protocol):
 
 
 class Call:
-    """One call, for the method that answers it."""
+    """One call, for the method that answers it. `on_coming`, where the method sets it, hears the length in bytes of a
+    message whose end is still to come, before the message itself."""
 
-    __slots__ = ("_calls", "_chunks", "_needed", "_size", "_stream", "heard", "metadata", "open", "wake")
+    __slots__ = ("_calls", "_chunks", "_needed", "_size", "_stream", "heard", "metadata", "on_coming", "open", "wake")
 
     def __init__(self, calls: Calls, stream: int, metadata: Headers, wake: Callable[[], None]) -> None:
         self._calls = calls
@@ -65,6 +66,7 @@ class Call:
         self.wake = wake
         self.open = True
         self.heard: Heard | None = None
+        self.on_coming: Callable[[int], None] | None = None
         self._chunks: list[bytes] = []
         self._size = 0
         self._needed = _PREFIX.size
@@ -92,6 +94,8 @@ class Call:
             self._needed = _PREFIX.size + length
             if self._size < self._needed:
                 self._chunks = [whole]
+                if self.on_coming is not None:
+                    self.on_coming(length)
                 break
             found.append(whole[_PREFIX.size : self._needed])
             rest = whole[self._needed :]

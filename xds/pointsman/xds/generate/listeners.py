@@ -27,7 +27,14 @@ from pointsman.core import wire
 from pointsman.core.model import Gateway, Listener
 from pointsman.xds.generate.options import BuildOptions
 from pointsman.xds.generate.pieces import GATEWAY_ERROR, ads, any_of, boolean, extension, ms, socket, u32
-from pointsman.xds.generate.routes import BUFFER, EXT_PROC, VARIANT_NAMESPACE, WHOLE_BODY, route_config_name
+from pointsman.xds.generate.routes import (
+    BUFFER,
+    EXT_PROC,
+    EXT_PROC_CLOSED,
+    VARIANT_NAMESPACE,
+    WHOLE_BODY,
+    route_config_name,
+)
 from pointsman.xds.generate.tracing import fill_tracing
 
 HCM: Final = "envoy.filters.network.http_connection_manager"
@@ -83,6 +90,9 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
     """
     receive_ms = gateway.receive_timeout_ms
     manager = hcm.HttpConnectionManager(
+
+    There are two ext_proc, because how long one waits can't be said per route: arms of pools that fail closed switch
+    from the first to the second.
         stat_prefix=listener.name,
         codec_type=hcm.HttpConnectionManager.AUTO,
         rds=hcm.Rds(
@@ -108,7 +118,10 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
     )
     buffer = any_of(buffer_pb2.Buffer(max_request_bytes=u32(options.max_prompt_bytes)))
     manager.http_filters.add(name=WHOLE_BODY, typed_config=buffer)
-    manager.http_filters.add(name=EXT_PROC, typed_config=any_of(_ext_proc(options)))
+    opened = any_of(_ext_proc(options, options.message_timeout_ms, allow=True))
+    manager.http_filters.add(name=EXT_PROC, typed_config=opened)
+    closed = any_of(_ext_proc(options, options.closed_message_timeout_ms, allow=False))
+    manager.http_filters.add(name=EXT_PROC_CLOSED, typed_config=closed, disabled=True)
     manager.http_filters.add(name=BUFFER, typed_config=buffer)
     router = any_of(router_pb2.Router())
     manager.http_filters.add(name=ROUTER, typed_config=router)
@@ -145,13 +158,13 @@ def _strip_destination() -> header_mutation_pb2.HeaderMutation:
     return mutation
 
 
-def _ext_proc(options: BuildOptions) -> ext_proc_pb2.ExternalProcessor:
-    """One message with the buffered body out, one with the pick back; the stream ends then."""
+def _ext_proc(options: BuildOptions, timeout_ms: int, *, allow: bool) -> ext_proc_pb2.ExternalProcessor:
+    """One message with the buffered body out, one with the pick back; the stream ends then. `allow`: requests go on
+    without a pick when none came in time."""
     mode = processing_mode_pb2.ProcessingMode
     processor = ext_proc_pb2.ExternalProcessor(
         grpc_service=_one_message_service(),
-        # Pools that must fail closed say so on their arm of the route.
-        failure_mode_allow=True,
+        failure_mode_allow=allow,
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
         processing_mode=mode(
             request_header_mode=mode.SKIP,
@@ -162,7 +175,8 @@ def _ext_proc(options: BuildOptions) -> ext_proc_pb2.ExternalProcessor:
             response_trailer_mode=mode.SKIP,
         ),
         request_attributes=wire.REQUEST_ATTRIBUTES,
-        message_timeout=ms(options.message_timeout_ms),
+        message_timeout=ms(timeout_ms),
+        max_message_timeout=ms(wire.MAX_PICK_WAIT_MS),
         # The arm of the split is chosen before the pick and must stay what it is.
         route_cache_action=ext_proc_pb2.ExternalProcessor.RETAIN,
         stat_prefix="picker",

@@ -35,9 +35,12 @@ from pointsman.core.model import (
 )
 from pointsman.xds.generate.header_edits import collide, then
 from pointsman.xds.generate.options import BuildOptions
-from pointsman.xds.generate.pieces import GATEWAY_ERROR, any_of, boolean, embedded, header_options, ms, set_header, u32
+from pointsman.xds.generate.pieces import GATEWAY_ERROR, any_of, embedded, header_options, ms, set_header, u32
 
 EXT_PROC: Final = "envoy.filters.http.ext_proc"
+EXT_PROC_CLOSED: Final = "pointsman.ext_proc_closed"
+"""The same filter for pools that fail closed: see `listeners`."""
+
 WHOLE_BODY: Final = "pointsman.whole_body"
 BUFFER: Final = "envoy.filters.http.buffer"
 """Two buffer filters, before and behind ext_proc: see `listeners`."""
@@ -255,11 +258,12 @@ def _fill_arm(
     cluster.weight.CopyFrom(u32(arm.weight))
     _fill_edits(cluster, arm.request_headers, arm.response_headers)
     if pool is not None and pool.failure_mode is FailureMode.FAIL_CLOSE and profile is not PickProfile.NONE:
-        overrides = ext_proc_pb2.ExtProcOverrides(failure_mode_allow=boolean(False))
+        off = ext_proc_pb2.ExtProcPerRoute(disabled=True)
+        cluster.typed_per_filter_config[EXT_PROC].CopyFrom(any_of(off))
+        on = ext_proc_pb2.ExtProcPerRoute(overrides=ext_proc_pb2.ExtProcOverrides())
         if profile is PickProfile.HEADERS:
-            overrides.processing_mode.CopyFrom(HEADERS_ONLY)
-        per_route = ext_proc_pb2.ExtProcPerRoute(overrides=overrides)
-        cluster.typed_per_filter_config[EXT_PROC].CopyFrom(any_of(per_route))
+            on.overrides.processing_mode.CopyFrom(HEADERS_ONLY)
+        cluster.typed_per_filter_config[EXT_PROC_CLOSED].CopyFrom(any_of(on))
 
 
 def _fill_mirror(
