@@ -108,6 +108,7 @@ class BuildOptions:
     picker_standbys: tuple[tuple[str, int], ...] = ()
     picker_tls: GatewayTls | None = None
     message_timeout_ms: int = 200
+    closed_message_timeout_ms: int = 2_000
     picker_health_check: bool = False
     picker_max_requests: int = 40_000
 
