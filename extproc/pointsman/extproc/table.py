@@ -65,6 +65,19 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "penalty_at_s": (np.float64, -np.inf),
 }
 
+_BLOCKS: dict[str, tuple[str, ...]] = {
+    "sent": ("requests", "pending_tokens", "context_tokens", "fresh_kv_tokens"),
+    "sent_elsewhere": (
+        "remote_requests",
+        "remote_pending_tokens",
+        "remote_context_tokens",
+        "remote_fresh_kv_tokens",
+    ),
+    "seen": ("seen_waiting", "seen_running", "seen_kv_usage"),
+    "rates": ("prefill_ms", "attention_ms"),
+}
+"""Columns that are read together: rows of one array, so that one numpy call does for all of them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PoolRows:
@@ -92,7 +105,13 @@ class EndpointTable:
     """All endpoints of a Plan; see the module. Not thread-safe: one event loop owns it.
 
     Columns are public arrays indexed by row. They are replaced when the table grows: never keep one across `sync`.
+    `sent`, `sent_elsewhere`, `seen` and `rates` hold some of them together, one column in each of their rows.
     """
+
+    sent: npt.NDArray[np.int64]
+    sent_elsewhere: npt.NDArray[np.int64]
+    seen: Floats
+    rates: Floats
 
     health: npt.NDArray[np.int8]
     site: npt.NDArray[np.int32]
@@ -129,6 +148,7 @@ class EndpointTable:
         self._capacity = capacity
         for name, (dtype, default) in _COLUMNS.items():
             setattr(self, name, np.full(capacity, default, dtype=dtype))
+        self._join()
         self._keys: list[str | None] = []
         self._row_of: dict[str, int] = {}
         self._free: list[int] = []
@@ -239,6 +259,15 @@ class EndpointTable:
             more = np.full(self._capacity, default, dtype=dtype)
             setattr(self, name, np.concatenate([getattr(self, name), more]))
         self._capacity *= 2
+        self._join()
+
+    def _join(self) -> None:
+        """Put the columns of each block into one array."""
+        for block, names in _BLOCKS.items():
+            joined = np.stack([getattr(self, name) for name in names])
+            setattr(self, block, joined)
+            for name, column in zip(names, joined, strict=True):
+                setattr(self, name, column)
 
     def _release(self, key: str) -> int:
         row = self._row_of.pop(key)
