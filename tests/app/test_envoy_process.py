@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from pointsman.app.envoy import EnvoyError, find_envoy, validate_bootstrap
 from support.envoy import ADMIN, running_envoy
+from support.pids import runs
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -89,12 +89,4 @@ async def test_a_child_dies_with_a_killed_parent() -> None:
     await eventually(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep"), what="sleep runs")
     parent.send_signal(signal.SIGKILL)
     await parent.wait()
-
-    def gone() -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"  # dead, not yet reaped by init
-
-    await eventually(gone, what="the child is gone")
+    await eventually(lambda: not runs(pid), what="the child is gone")

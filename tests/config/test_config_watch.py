@@ -70,10 +70,17 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+def put(path: Path, text: str) -> None:
+    """All of it at once: a file that stays empty for a moment is told as such, and rightly."""
+    new = path.parent.parent / path.name
+    new.write_text(text)
+    new.replace(path)
+
+
 async def test_the_start_then_each_change_is_told(folder: Path) -> None:
     async with watching(folder) as told:
         assert weights(await told.good()) == [5, 95]
-        (folder / "fleet.yaml").write_text(FLEET.replace("weight: 5\n", "weight: 50\n"))
+        put(folder / "fleet.yaml", FLEET.replace("weight: 5\n", "weight: 50\n"))
         assert weights(await told.good()) == [50, 95]
         site = FLEET[FLEET.index("apiVersion: pointsman.dev") :].replace("name: east", "name: west")
         (folder / "deeper").mkdir()
@@ -86,17 +93,10 @@ async def test_the_start_then_each_change_is_told(folder: Path) -> None:
 async def test_a_broken_edit_is_told_and_mending_it_too(folder: Path) -> None:
     async with watching(folder) as told:
         first = await told.good()
-        (folder / "fleet.yaml").write_text(FLEET.replace("weight: 5\n", "weight: five\n"))
+        put(folder / "fleet.yaml", FLEET.replace("weight: 5\n", "weight: five\n"))
         assert (await told.bad()).startswith("fleet.yaml:38: spec.rules[0].backendRefs[0].weight: ")
-        (folder / "fleet.yaml").write_text(FLEET)
+        put(folder / "fleet.yaml", FLEET)
         assert await told.good() == first
-
-
-def put(path: Path, text: str) -> None:
-    """All of it at once: a file that stays empty for a moment is told as such, and rightly."""
-    new = path.parent.parent / path.name
-    new.write_text(text)
-    new.replace(path)
 
 
 async def test_a_change_that_changes_nothing_is_not_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ async def test_a_folder_that_goes_and_comes_back(folder: Path) -> None:
         while isinstance(found, ConfigError):  # the folder may be seen before its file
             found = await told.next()
         assert weights(found) == [7, 95]
-        (folder / "fleet.yaml").write_text(FLEET.replace("weight: 5\n", "weight: 8\n"))
+        put(folder / "fleet.yaml", FLEET.replace("weight: 5\n", "weight: 8\n"))
         assert weights(await told.good()) == [8, 95]
 
 
@@ -175,7 +175,7 @@ async def test_without_inotify_the_folder_is_polled(folder: Path, monkeypatch: p
     monkeypatch.setattr(watch, "awatch", none_left)
     async with watching(folder) as told:
         await told.good()
-        (folder / "fleet.yaml").write_text(FLEET.replace("weight: 5\n", "weight: 50\n"))
+        put(folder / "fleet.yaml", FLEET.replace("weight: 5\n", "weight: 50\n"))
         assert weights(await told.good()) == [50, 95]
 
 

@@ -86,10 +86,11 @@ async def test_the_page_shows_the_fleet_and_follows_it(page: Page, tmp_path: Pat
         assert await page.script("window.hurt ?? null") is None
         assert await page.script("document.querySelectorAll('img, script:not([src])').length") == 0
 
+        assert page.complaints == []
         await fleet.kill_control_plane()
         await page.shows("No answer from the control plane", "#link")
-        page.complaints = [one for one in page.complaints if "ERR_CONNECTION_REFUSED" not in one]
-        assert page.complaints == []
+        # Also a request may be under way then: reset, or without an answer.
+        assert [one for one in page.complaints if "net::ERR_" not in one] == []
         assert outside(page, fleet.admin) == set()
 
 
@@ -115,7 +116,7 @@ async def test_the_policy_keeps_everything_else_out(page: Page, tmp_path: Path) 
         assert (
             await page.script("fetch('http://127.0.0.2:9/').then(() => 'got through', () => 'kept out')") == "kept out"
         )
-        assert any("Content Security Policy" in one for one in page.complaints)
+        await eventually(lambda: any("Content Security Policy" in one for one in page.complaints), what="it complains")
         # Somebody else's page may not frame it, and may not change anything either.
         async with fleet.session.put(
             f"{fleet.admin}/api/v1/weights/chat/1",

@@ -9,19 +9,33 @@ from pathlib import Path
 
 import grpc
 import pytest
+import pytest_asyncio
 from envoy.service.status.v3 import csds_pb2
 
 from support.fleet import MODEL, Fleet, Layout, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 
-@pytest.fixture
-async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    async with running_fleet(tmp_path) as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    async with running_fleet(tmp_path_factory.mktemp("fleet")) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fleet(shared: Fleet) -> Fleet:
+    """One fleet for all tests here; nothing of the test before is under way in it."""
+    await eventually(lambda: idle(shared), what="the access log has released every account")
+    return shared
+
+
+async def idle(fleet: Fleet) -> bool:
+    """Whether nothing is in flight, by the picker's accounts."""
+    pools = (await fleet.status())["pools"]
+    return all(e["in_flight"] == 0 for pool in pools for site in pool["sites"] for e in site["endpoints"])
 
 
 async def metric(fleet: Fleet, name: str) -> float:
@@ -46,15 +60,18 @@ async def messages_to_picker(fleet: Fleet) -> int:
 
 async def test_a_conversation_stays_where_its_prefix_is(fleet: Fleet) -> None:
     outcomes = Outcomes()
+    picks, replicas = await metric(fleet, "pointsman_picks_total"), await fleet.replicas()
     prompt = "The Flying Scotsman left at ten. " * 60
     for turn in range(6):
         prompt += f"And then, in turn {turn}, it went on to the next station. " * 10
         await ask(fleet.session, fleet.url, chat_body(prompt), outcomes)
     assert outcomes.failed == 0, outcomes.failures
     assert len(outcomes.replicas) == 1, "every turn went to the replica that has the prefix"
-    served = (await fleet.replicas())[next(iter(outcomes.replicas))]
-    assert served["prefix_hit_tokens"] > served["prefix_query_tokens"] / 2
-    assert await metric(fleet, "pointsman_picks_total") == 6
+    (name,) = outcomes.replicas
+    before, served = replicas[name], (await fleet.replicas())[name]
+    hits, asked = (served[f"prefix_{what}_tokens"] - before[f"prefix_{what}_tokens"] for what in ("hit", "query"))
+    assert hits > asked / 2
+    assert await metric(fleet, "pointsman_picks_total") == picks + 6
 
 
 async def test_many_conversations_are_spread(fleet: Fleet) -> None:
@@ -90,12 +107,7 @@ async def test_in_flight_returns_to_zero(fleet: Fleet) -> None:
     async with Load(fleet.url, workers=8, limit=80, stream=True) as load:
         await load.progressed(80)
     assert load.outcomes.failed == 0
-
-    async def idle() -> bool:
-        pools = (await fleet.status())["pools"]
-        return all(e["in_flight"] == 0 for pool in pools for site in pool["sites"] for e in site["endpoints"])
-
-    await eventually(idle, what="the access log has released every account")
+    await eventually(lambda: idle(fleet), what="the access log has released every account")
 
 
 async def test_header_and_split(tmp_path: Path) -> None:
@@ -180,14 +192,18 @@ async def test_two_at_once_do_not_wait_for_each_other(fleet: Fleet) -> None:
 
 async def test_gateways_report_their_load_and_operators_can_read_what_they_have(fleet: Fleet) -> None:
     """LRS arrives in the status; CSDS and reflection answer a plain gRPC client."""
+
+    async def reported() -> int:
+        loads = (await fleet.status())["load_reports"]["loads"]
+        return sum(int(row["total"]["succeeded"]) for row in loads if row["cluster"] == "default/stable")
+
+    before = await reported()
     async with Load(fleet.url, workers=4):
 
-        async def reported() -> bool:  # Envoy begins to count with the first answer on the stream
-            loads = (await fleet.status())["load_reports"]["loads"]
-            counted = sum(row["total"]["succeeded"] for row in loads if row["cluster"] == "default/stable")
-            return counted >= 20
+        async def more() -> bool:  # Envoy begins to count with the first answer on the stream
+            return await reported() >= before + 20
 
-        await eventually(reported, what="the load reports hold requests")
+        await eventually(more, what="the load reports hold requests")
 
     async with grpc.aio.insecure_channel(fleet.control_plane_target) as channel:
         fetch = channel.unary_unary(

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
+import pytest_asyncio
 
 from pointsman.sim.v1.generate_pb2 import ChatRequest, GenerateRequest, GenerateResponse
 from support.fleet import MODEL, Fleet, Layout, running_fleet
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 SERVICE = "/pointsman.sim.v1.Generator"
 
 
-@pytest.fixture
-async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    async with running_fleet(tmp_path, Layout(grpc={"us-east": 2, "eu-west": 1})) as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    async with running_fleet(folder, Layout(grpc={"us-east": 2, "eu-west": 1})) as running:
         yield running
+
+
+async def picks(fleet: Fleet) -> float:
+    """Picks for the pool so far."""
+    async with fleet.session.get(f"{fleet.admin}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    ours = [one for one in lines if one.startswith("pointsman_picks_total{") and 'pool="default/grpc"' in one]
+    return sum(float(line.rpartition(" ")[2]) for line in ours)
 
 
 async def test_unary_stream_and_bidi_end_with_the_replicas_trailers(fleet: Fleet) -> None:
@@ -78,6 +87,7 @@ async def test_an_error_keeps_its_code_message_and_trailers(fleet: Fleet) -> Non
 
 
 async def test_each_call_is_picked_and_calls_are_spread(fleet: Fleet) -> None:
+    before = await picks(fleet)
     async with grpc.aio.insecure_channel(fleet.grpc_target) as channel:
         call = channel.unary_unary(
             f"{SERVICE}/Generate",
@@ -86,6 +96,4 @@ async def test_each_call_is_picked_and_calls_are_spread(fleet: Fleet) -> None:
         )
         replicas = {(await call(GenerateRequest(model=MODEL, prompt=f"{n}", max_tokens=1))).replica for n in range(40)}
     assert len(replicas) > 1, "one connection, several replicas: requests are balanced, not connections"
-    async with fleet.session.get(f"{fleet.admin}/metrics") as response:
-        picked = [line for line in (await response.text()).splitlines() if 'pool="default/grpc"' in line]
-    assert any(line.startswith("pointsman_picks_total") and line.endswith(" 40.0") for line in picked), picked
+    assert await picks(fleet) == before + 40

@@ -11,7 +11,7 @@ import pytest
 
 from support.fleet import MODEL, Fleet, Layout, backend, running_fleet
 from support.load import Load
-from support.rollouts import apply, policy, reached
+from support.rollouts import apply, failed_within, policy, reached
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -146,7 +146,7 @@ async def test_a_rollout_from_one_adapter_to_another(fleet: Fleet) -> None:
         found = await reached(fleet, "Aborted")
     assert "errors" in found["why"]
     assert await share_of_new(fleet) == 0
-    assert load.outcomes.failed < 60, "some requests of the first step's share, and then none"
+    assert failed_within(load, 0.1), "some requests of the first step's share, and then none"
     assert set(await sent(fleet, 50)) == {OLD}
 
     for name in names:

@@ -12,7 +12,7 @@ from support.fleet import Fleet, running_fleet
 from support.load import Load, chat_body
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.story]
 
 
 def workers_of(fleet: Fleet) -> list[int]:

@@ -25,7 +25,7 @@ from support.fleet import POINTSMAN, Fleet, Layout, Loopback, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.story]
 
 SNI = "gw.bee.test"
 ALL = {"x-fleet": "all"}

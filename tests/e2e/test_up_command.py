@@ -18,6 +18,7 @@ import pytest
 from pointsman.app.envoy import validate_bootstrap
 from support.fleet import POINTSMAN, Layout, Loopback, Manifests, running_fleet
 from support.load import Load, Outcomes, ask, chat_body
+from support.pids import runs
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -37,13 +38,6 @@ class Up:
 
 def children_of(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @asynccontextmanager

@@ -13,7 +13,6 @@ import aiohttp
 import grpc
 import pytest
 from aiohttp import web
-from hypothesis import settings
 from prometheus_client import CollectorRegistry
 
 from extproc.fleet import POOL, make_plan
@@ -25,9 +24,6 @@ from support.envoy import running_envoy
 
 TYPE = "type.googleapis.com/envoy.extensions"
 BUFFERS = ("pointsman.whole_body", "envoy.filters.http.buffer")  # before and behind ext_proc
-
-settings.register_profile("patient", deadline=None)  # a busy test machine is not a slow example
-settings.load_profile("patient")
 
 
 class Upstream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,15 @@ def by_arm(load: Load) -> tuple[int, int]:
     """(canary, stable) answers."""
     canary = sum(n for name, n in load.outcomes.replicas.items() if name.startswith("canary"))
     return canary, load.outcomes.ok - canary
+
+
+def failed_within(load: Load, share: float) -> bool:
+    """Whether no more failed than a step with this share of the requests can hit: five standard deviations.
+
+    How many requests there are until a rollout is taken back depends on the machine.
+    """
+    hit = load.outcomes.total * share
+    return load.outcomes.failed <= hit + 5 * math.sqrt(hit * (1 - share))
 
 
 async def faults(fleet: Fleet, what: dict[str, Any] | None) -> None:

@@ -89,9 +89,9 @@ def plan_with(kit: Any, retry: RetryPolicy, *endpoints: Endpoint) -> Plan:
 async def test_a_silent_replica_is_given_up_and_a_slow_stream_is_not_cut(kit: Any) -> None:
     well, sick = Replica(), Replica()
     sick.silent = True
-    well.pause_s = 1.0
+    well.pause_s = 2.0
     async with serving(well, "well") as one, serving(sick, "sick") as two, aiohttp.ClientSession() as session:
-        plan = plan_with(kit, RetryPolicy(first_byte_timeout_ms=300), one, two)
+        plan = plan_with(kit, RetryPolicy(first_byte_timeout_ms=1_000), one, two)
         async with gateway(kit, plan) as url:
 
             async def ask() -> tuple[int, bytes]:
