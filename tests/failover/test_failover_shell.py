@@ -20,6 +20,7 @@ from pointsman.app.failover import Failover
 from pointsman.app.failover_files import FailoverFiles
 from pointsman.app.operations import Operations
 from pointsman.app.traffic_operations import TrafficOperations
+from pointsman.core.attention import Attention
 from pointsman.core.change import Signature
 from pointsman.core.clock import SystemClock
 from pointsman.core.compile.plan import compile_plan
@@ -132,7 +133,8 @@ class Plane:
         """What gateways send nothing to."""
         return {place for place, over in self.operations.overlay.sites if not over.share}
 
-    def _views(self) -> dict[str, EndpointView]:
+    def _views(self, attention: Attention) -> dict[str, EndpointView]:
+        del attention
         self.looks += 1
         return {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from pointsman.app.failover_views import endpoint_views
@@ -34,6 +36,7 @@ def test_when_a_scrape_says_that_nobody_is_there(
     assert row is not None
     table.seen_at_s[row] = 100.0 - age_s
     asked = {} if asked_s is None else {KEY: 100.0 - asked_s}
-    view = endpoint_views(table, {KEY: absent} if absent else {}, asked, 100.0)[KEY]
+    scrapes = SimpleNamespace(absent={KEY: absent} if absent else {}, asked_at_s=asked)
+    view = endpoint_views(table, scrapes, 100.0)[KEY]
     assert view.scrape_failing is failing
     assert view.metrics_age_s == (None if age_s == float("inf") else pytest.approx(age_s))

@@ -41,6 +41,7 @@ from pointsman.app.tracing import Tracing
 from pointsman.app.traffic import Traffic
 from pointsman.app.traffic_operations import TrafficOperations
 from pointsman.app.workers.supervisor import PickerWorkers
+from pointsman.core.attention import Attention
 from pointsman.core.clock import SystemClock
 from pointsman.core.compile import compile_plan
 from pointsman.core.config import ConfigWatcher, Manifests, load
@@ -376,11 +377,11 @@ class ControlPlane:
             return self.workers.silent()
         return self.picker.inflight.silent(self._clock.monotonic_s())
 
-    def _views(self) -> dict[str, EndpointView]:
+    def _views(self, attention: Attention) -> dict[str, EndpointView]:
         scraper = self._scraper
         if scraper is None:
             return {}
-        return endpoint_views(self.picker.table, scraper.absent, scraper.asked_at_s, self._clock.monotonic_s())
+        return endpoint_views(self.picker.table, scraper, self._clock.monotonic_s(), attention)
 
     def _put_in_force(self, plan: Plan) -> bool:
         self._exposure.apply(plan)

@@ -24,6 +24,7 @@ from pointsman.app.failover_views import waiting_of
 from pointsman.app.leadership import Leadership
 from pointsman.app.operations import Operations, Sites
 from pointsman.core.arm_names import whole_pool
+from pointsman.core.attention import TICK_S, Attention
 from pointsman.core.change import Signature
 from pointsman.core.clock import Clock
 from pointsman.core.config import Manifests
@@ -58,9 +59,6 @@ from pointsman.failover.state import (
 
 log = structlog.get_logger()
 
-TICK_S: Final = 0.1
-"""How often it is looked: a tenth of the fastest time that is asked of detection."""
-
 FOLLOW_S: Final = 0.25
 """How often a control plane that does not lead looks for what the leader decided."""
 
@@ -82,7 +80,8 @@ SYSTEM: Final = Signature(actor="pointsman", via="controller")
 class Failover:
     """All policies of a control plane; used from one event loop.
 
-    `silent` lists requests without a first byte, `views` what is known of endpoints (`ip:port`) by scrapes.
+    `silent` lists requests without a first byte, `views` what is known of endpoints (`ip:port`) by scrapes, given how
+    much of the time we looked.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Failover:
         operations: Operations,
         clock: Clock,
         silent: Callable[[], Iterable[Silent]],
-        views: Callable[[], Mapping[str, EndpointView]],
+        views: Callable[[Attention], Mapping[str, EndpointView]],
         registry: CollectorRegistry,
     ) -> None:
         self._files = FailoverFiles(state.path)
@@ -101,6 +100,7 @@ class Failover:
         self._clock = clock
         self._silent = silent
         self._views = views
+        self.attention = Attention()
         self._metrics = FailoverMetrics(registry)
         self._runs: dict[str, Run] = {}
         self._policies: dict[str, tuple[FailoverSpec, Triggers]] = {}
@@ -296,7 +296,8 @@ class Failover:
 
     def _tick(self) -> None:
         now_s, wall_s = self._clock.monotonic_s(), self._clock.wall_s()
-        views = self._views()
+        self.attention.look(now_s)
+        views = self._views(self.attention)
         waiting = waiting_of(self._silent(), self._members, now_s)
         effects: list[tuple[Run, Effect]] = []
         seen: dict[Member, list[EndpointView]] = {}
@@ -305,7 +306,7 @@ class Failover:
                 seen.setdefault(member, []).append(views.get(key) or EndpointView(endpoint=key))
         for run in self._runs.values():
             mine = {member: seen.get(member, []) for member in run.state.spec.members()}
-            observations = run.detector.observe(now_s, waiting, mine)
+            observations = run.detector.observe(now_s, waiting, mine, self.attention)
             run.judged = frozenset(one.member for one in observations if one.baseline)
             effects += self._step(run, Observed(observations=observations, at_s=now_s), wall_s)
             second = run.seconds.take(wall_s)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from pointsman.core.arm_names import whole_pool
+from pointsman.core.attention import ATTENTIVE, Attention
 from pointsman.extproc.inflight import Silent
 from pointsman.extproc.table import EndpointTable
 from pointsman.failover.model import EndpointView, Member, Waiting
@@ -18,26 +19,35 @@ ABSENT_S: Final = 1.0
 """Without a good page for so long, and with the last try in vain, nobody is there: one try alone is a lost packet."""
 
 
+class Scrapes(Protocol):
+    """How scraping goes, by endpoint. `absent`: tries in a row that found nobody there; `asked_at_s`: since when a page
+    is awaited (monotonic)."""
+
+    absent: dict[str, int]
+    asked_at_s: dict[str, float]
+
+
 def endpoint_views(
-    table: EndpointTable, absent: Mapping[str, int], asked_at_s: Mapping[str, float], now_s: float
+    table: EndpointTable, scrapes: Scrapes, now_s: float, attention: Attention = ATTENTIVE
 ) -> dict[str, EndpointView]:
-    """By `ip:port`, for the endpoints of the Plan. `absent`: tries in a row that found nobody there; `asked_at_s`: when
-    the page that is being waited for was asked."""
+    """By `ip:port`, for the endpoints of the Plan. Waits are timed without what `attention` missed of them."""
     found = {}
     keys = table.keys()
     for key in keys:
         row = table.row(key)
         if row is None:
             continue
-        age_s = now_s - float(table.seen_at_s[row])
-        hangs = now_s - asked_at_s.get(key, now_s) >= HANGS_S
+        seen_at_s, asked_s = float(table.seen_at_s[row]), scrapes.asked_at_s.get(key, now_s)
+        age_s, missed_s = now_s - seen_at_s, attention.missed_s(seen_at_s)
+        hangs = now_s - asked_s - attention.missed_s(asked_s) >= HANGS_S
         found[key] = EndpointView(
             endpoint=key,
             metrics_age_s=_known(age_s),
-            scrape_failing=hangs or (absent.get(key, 0) > 0 and age_s >= ABSENT_S),
+            scrape_failing=hangs or (scrapes.absent.get(key, 0) > 0 and age_s - missed_s >= ABSENT_S),
             waiting=_known(float(table.seen_waiting[row])),
             kv_usage=_known(float(table.seen_kv_usage[row])),
             rtt_ms=_known(float(table.rtt_ms[row])),
+            missed_s=missed_s,
         )
     return found
 

@@ -13,6 +13,9 @@ Pure: the caller has the clock and calls `observe` about ten times a second. Wha
 - probe: scrapes that find nobody where no request is answered either. When scrapes fail everywhere at once, it is us.
 - metrics absent: as probe, for long, and only where the policy says so; absence alone says nothing.
 
+What has not come (a scrape, a first byte) counts by the time in which we looked for it (`attention`): a control plane
+that gets no CPU calls nobody dead for it.
+
 A site is bad when most of its endpoints are, or, for latency, when several are and none that is asked is well: a shared
 prefix may keep the requests at a few. What is bad by itself is listed in `failing_endpoints`.
 """
@@ -22,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from pointsman.core.attention import ATTENTIVE, Attention
 from pointsman.failover.baseline import Baseline
 from pointsman.failover.detect_rules import failing_endpoints, judge_errors, judge_latency, judge_stall
 from pointsman.failover.detect_state import MemberState, Rings
@@ -71,14 +75,16 @@ class Detector:
         now_s: float,
         waiting: Mapping[Member, Sequence[Waiting]],
         views: Mapping[Member, Sequence[EndpointView]],
+        attention: Attention = ATTENTIVE,
     ) -> tuple[Observation, ...]:
         """What holds now, for each member in `views`, in that order. Members that are missing there are forgotten.
 
-        `views` has every endpoint of a member, also one of which nothing is known. An observation is `clear` when the
-        requests of the last five seconds are well; with fewer than five of them, when most endpoints answer their
-        scrapes no later than usual: a site that was left has no traffic to judge by, and an engine
-        that fails requests may well answer scrapes. So it is True before the first request of a failback, and the
-        requests of the ramp tell the rest. None: there is neither.
+        `attention` has looked at `now_s` and knows how much of the time before it was missed: what has not come then is
+        no evidence. `views` has every endpoint of a member, also one of which nothing is known. An observation is
+        `clear` when the requests of the last five seconds are well; with fewer than five of them, when most endpoints
+        answer their scrapes no later than usual: a site that was left has no traffic to judge by, and an engine that
+        fails requests may well answer scrapes. So it is True before the first request of a failback, and the requests
+        of the ramp tell the rest. None: there is neither.
         """
         for member in [member for member in self._members if member not in views]:
             self.forget(member)
@@ -86,7 +92,7 @@ class Detector:
         several = sum(bool(endpoints) for endpoints in views.values()) > 1
         blind = several and all(view.scrape_failing for view in asked)
         return tuple(
-            self._judge(member, self._state(member), now_s, waiting.get(member, ()), endpoints, blind=blind)
+            self._judge(member, self._at(member, attention), now_s, waiting.get(member, ()), endpoints, blind=blind)
             for member, endpoints in views.items()
         )
 
@@ -97,6 +103,11 @@ class Detector:
     def forget(self, member: Member) -> None:
         """Drop what is known of a member, its baseline included: it is another one from now on."""
         self._members.pop(member, None)
+
+    def _at(self, member: Member, attention: Attention) -> MemberState:
+        state = self._state(member)
+        state.attention = attention
+        return state
 
     def _state(self, member: Member) -> MemberState:
         found = self._members.get(member)
@@ -125,7 +136,7 @@ class Detector:
         load, saturation = judge_load(state, views, now_s)
         faults = [finding for finding in (*by_requests, probes, absence) if finding is not None]
         requests, failed = state.rings.errors.count(round(JUDGED_S / state.rings.errors.bucket_s))
-        suspicious = bool(faults) or _is_suspicious(state)
+        suspicious = bool(faults) or _is_suspicious(state, now_s)
         state.baseline.settle(now_s, suspicious=suspicious)
         follow_rtt(state, views, suspicious=suspicious)
         failing = failing_endpoints(state, now_s)
@@ -134,7 +145,7 @@ class Detector:
         return Observation(
             member=member,
             findings=(*held, saturation) if saturation is not None else held,
-            clear=False if faults else self._is_clear(state, views, requests, failed),
+            clear=False if faults else self._is_clear(state, views, requests, failed, now_s),
             load=load,
             ready=len(up),
             endpoints=len(views),
@@ -151,17 +162,23 @@ class Detector:
         wanted = {trigger for trigger, switch in zip(_COMBINED, switches, strict=True) if switch is not None}
         return tuple(faults) if wanted <= {finding.trigger for finding in faults} else ()
 
-    def _is_clear(self, state: MemberState, views: Sequence[EndpointView], requests: int, failed: int) -> bool | None:
+    def _is_clear(
+        self, state: MemberState, views: Sequence[EndpointView], requests: int, failed: int, now_s: float
+    ) -> bool | None:
         tolerated = self.triggers.error_rate.threshold / 2 if self.triggers.error_rate else 1.0
-        if failed > max(1.0, tolerated * requests) or _is_suspicious(state):
+        if failed > max(1.0, tolerated * requests) or _is_suspicious(state, now_s):
             return False
         if requests >= CLEAR_REQUESTS:
             return True
         return probes_say(state, views)
 
 
-def _is_suspicious(state: MemberState) -> bool:
-    """Many of the last requests were slow, or wait for longer than they should."""
+def _is_suspicious(state: MemberState, now_s: float) -> bool:
+    """Many of the last requests were slow, or wait for longer than they should.
+
+    While we do not hear of all that came, who waits is no part of anything.
+    """
     ring = state.rings.slow
-    slow = ring.bad + state.queued.bad + len(state.late)
-    return slow >= 2 and slow > SUSPICIOUS_SLOW * (ring.total + len(state.late))
+    late = 0 if state.attention.missed_s(now_s - ring.size * ring.bucket_s) else len(state.late)
+    slow = ring.bad + state.queued.bad + late
+    return slow >= 2 and slow > SUSPICIOUS_SLOW * (ring.total + late)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -60,13 +60,15 @@ Select = Callable[[Rings], Ring]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """What to look for: in which ring, in windows of which lengths, by which test for how many requests; and the
-    requests that are late now. `joint`: the lengths in which a few endpoints may speak for their site."""
+    requests that are late now. `joint`: the lengths in which a few endpoints may speak for their site. `back_s`: what
+    is longer ago has another reason."""
 
     ring: Select
     lengths: tuple[int, ...]
     test: Callable[[int], Test]
     late: tuple[Late, ...] = ()
     joint: tuple[int, ...] = ()
+    back_s: float = math.inf
 
 
 def _slowness(latency: Latency) -> Test:
@@ -131,12 +133,13 @@ def judge_latency(member: MemberState, now_s: float) -> Finding | None:
     test = _slowness(trigger)
     late = tuple(one for one in member.late if one.began_s > member.busy_s) if trigger.in_flight else ()
     calm_s = now_s - member.busy_s  # what came while there were queues is theirs
-    lengths = tuple(length for length in SLOW_WINDOWS if length * member.rings.slow.bucket_s <= calm_s)
-    look = Look(ring=_slow, lengths=lengths, test=lambda _: test, late=late, joint=JOINT_WINDOWS)
+    look = Look(ring=_slow, lengths=SLOW_WINDOWS, test=lambda _: test, late=late, joint=JOINT_WINDOWS, back_s=calm_s)
     found = _worst(member, now_s, look)
     if found is None and _is_quiet(member.rings.slow, 2 * math.ceil(SLOW_NATS)):
         slow_s = max([member.slow_s, *(one.at_s for one in late)])
-        found = _lasting(member, now_s, replace(look, ring=_slow_long, lengths=LONG_WINDOWS, joint=()), slow_s)
+        found = _lasting(
+            member, now_s, replace(look, ring=_slow_long, lengths=LONG_WINDOWS, joint=(), back_s=math.inf), slow_s
+        )
     if found is None:
         return None
     excess_ms = _excess_ms(member, now_s - found.window_s, late, trigger.quantile)
@@ -166,7 +169,7 @@ def judge_stall(member: MemberState, now_s: float) -> Finding | None:
     if found is None and _is_quiet(member.rings.slow, 2 * math.ceil(STALL_NATS)):
         look = Look(ring=_slow_long, lengths=LONG_WINDOWS, test=lambda _: test, late=late)
         found = _lasting(member, now_s, look, max(one.at_s for one in late))
-    if found is None or not _is_silent(member):
+    if found is None or not _is_silent(member, now_s):
         return None
     worst_ms = max(one.excess_ms for one in late)
     return Finding(
@@ -179,13 +182,14 @@ def judge_stall(member: MemberState, now_s: float) -> Finding | None:
     )
 
 
-def _is_silent(member: MemberState) -> bool:
+def _is_silent(member: MemberState, now_s: float) -> bool:
     """No first byte has been told of for so long that it is no chance at the usual rate."""
     ring = member.rings.slow
     wanted_s = SILENCE_NATS * ring.size * ring.bucket_s / ring.total if ring.total else SILENCE_S
     wanted_s = max(wanted_s, SILENCE_S) if member.busy else min(wanted_s, SILENCE_S)
-    buckets = max(STALL_WINDOWS[0], math.ceil(wanted_s / ring.bucket_s))
-    return not ring.count(min(ring.size, buckets))[0]
+    buckets = min(ring.size, max(STALL_WINDOWS[0], math.ceil(wanted_s / ring.bucket_s)))
+    buckets = member.stretched(ring, buckets, now_s)  # what came while we did not look is not heard of yet
+    return buckets <= ring.size and not ring.count(buckets)[0]
 
 
 def failing_endpoints(member: MemberState, now_s: float) -> tuple[str, ...]:
@@ -244,27 +248,49 @@ def _slow_by_itself(
     if rings.slow.bad + len(late) < slow.needs():
         return None
     for length in EJECT_WINDOWS:
-        total, bad = _with_late(rings.slow, length, late, now_s)
+        buckets = member.stretched(rings.slow, length, now_s) if late else length
+        total, bad = _with_late(rings.slow, buckets, late if buckets <= rings.slow.size else (), now_s)
         if slow.holds(total, bad):
-            return length, total, bad
+            return min(buckets, rings.slow.size), total, bad
     return None
 
 
 def _worst(member: MemberState, now_s: float, look: Look) -> Bad | None:
-    """The shortest window that is bad at most endpoints."""
+    """The shortest window that is bad at most endpoints.
+
+    What was told counts at once. Who is silent counts in windows of so much time in which we looked: a window in which
+    we did not has only the silent in it.
+    """
+    ring = look.ring(member.rings)
+    most = int(min(ring.size, look.back_s / ring.bucket_s))
+    lengths = {length: length for length in look.lengths if length * ring.bucket_s <= look.back_s}
+    stretched = {length: member.stretched(ring, length, now_s) for length in lengths}
+    if stretched == lengths:
+        return _shortest(member, now_s, look, lengths)
+    told = replace(look, late=())
+    within = {length: buckets for length, buckets in stretched.items() if buckets <= most}
+    return (
+        _shortest(member, now_s, told, lengths)
+        or _shortest(member, now_s, look, within)
+        or _shortest(member, now_s, told, {max(lengths): most})
+    )
+
+
+def _shortest(member: MemberState, now_s: float, look: Look, lengths: Mapping[int, int]) -> Bad | None:
+    """`lengths`: those of the look, and how many buckets each has."""
     late = look.late
     whole = look.ring(member.rings)
     if whole.bad + len(late) < look.test(0).needs():
         return None
-    for length in look.lengths:
-        total, bad = _with_late(whole, length, late, now_s)
+    for length, buckets in lengths.items():
+        total, bad = _with_late(whole, buckets, late, now_s)
         test = look.test(total)
         if not test.holds(total, bad):
             continue
         for endpoint in member.endpoints.values():
             endpoint.rings.advance(now_s)
         counts = {
-            key: _with_late(look.ring(endpoint.rings), length, [one for one in late if one.endpoint == key], now_s)
+            key: _with_late(look.ring(endpoint.rings), buckets, [one for one in late if one.endpoint == key], now_s)
             for key, endpoint in member.endpoints.items()
         }
         held = site_wide(test, list(counts.values()), len(member.endpoints))
@@ -272,8 +298,8 @@ def _worst(member: MemberState, now_s: float, look: Look) -> Bad | None:
             calm = [count for key, count in counts.items() if not member.endpoints[key].busy]
             held = joint(test, calm, [count for key, count in counts.items() if member.endpoints[key].busy])
         if held:
-            since_s = min([whole.first_bad_s(length), *(one.began_s for one in late)])
-            return Bad(total=total, bad=bad, since_s=since_s, window_s=length * whole.bucket_s)
+            since_s = min([whole.first_bad_s(buckets), *(one.began_s for one in late)])
+            return Bad(total=total, bad=bad, since_s=since_s, window_s=buckets * whole.bucket_s)
     return None
 
 

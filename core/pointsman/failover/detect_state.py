@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pointsman.core.attention import ATTENTIVE, Attention
 from pointsman.failover.baseline import Baseline
 from pointsman.failover.detect_triggers import Triggers
 from pointsman.failover.model import EndpointView, Sample, Waiting
@@ -94,8 +96,8 @@ class Late:
 @dataclass(slots=True)
 class MemberState:
     """One member. `late` are the requests that are late now; `load_s` since when it is saturated; `busy`: more than
-    half of its engines have queues; `busy_s`: when that was so last. Rings of endpoints are brought up to now when they
-    are looked at."""
+    half of its engines have queues; `busy_s`: when that was so last. `attention`: how much of the time we looked. Rings
+    of endpoints are brought up to now when they are looked at."""
 
     triggers: Triggers
     rings: Rings
@@ -111,6 +113,7 @@ class MemberState:
     rtt_ms: float | None = None  # what a scrape usually takes
     busy: bool = False
     busy_s: float = float("-inf")
+    attention: Attention = ATTENTIVE
 
     def endpoint(self, key: str) -> EndpointState:
         """Its state, which begins with the first word of it."""
@@ -162,6 +165,13 @@ class MemberState:
         if bad:
             self.slow_s = max(self.slow_s, at_s)
 
+    def stretched(self, ring: Ring, length: int, now_s: float) -> int:
+        """How many buckets up to now have as much time in which we looked as `length` have; more than the ring has
+        where it is too short."""
+        length_s = length * ring.bucket_s
+        reach_s = self.attention.reach_s(length_s, now_s)
+        return length if reach_s == length_s else math.ceil(reach_s / ring.bucket_s)
+
     def slow_ms(self, usual_ms: float) -> float:
         """From how much more than usual a request is slow."""
         delta_ms = self.triggers.latency.delta_ms if self.triggers.latency else 500.0
@@ -191,15 +201,16 @@ class MemberState:
             limit_ms = usual_ms + self.slow_ms(usual_ms)
         else:
             limit_ms = UNKNOWN_MARGIN * waiting.expected_ms + UNKNOWN_MS
-        silent_ms = waiting.age_ms if waiting.silent_ms is None else waiting.silent_ms
+        began_s = now_s - waiting.age_ms / 1000.0
+        looked_ms = waiting.age_ms - 1000.0 * self.attention.missed_s(began_s)
+        silent_ms = looked_ms if waiting.silent_ms is None else waiting.silent_ms
         if silent_ms < limit_ms:
             return None
         # Known since the first report past the limit; what waits for ever is late once, not anew each second.
         known_ms = limit_ms if waiting.silent_ms is None else min(silent_ms, -(-limit_ms // REPORT_MS) * REPORT_MS)
-        began_s = now_s - waiting.age_ms / 1000.0
         return Late(
             endpoint=waiting.endpoint,
             at_s=began_s + known_ms / 1000.0,
             began_s=began_s,
-            excess_ms=waiting.age_ms - usual_ms,
+            excess_ms=max(silent_ms, looked_ms) - usual_ms,
         )

@@ -26,7 +26,13 @@ it follows a shorter one at once."""
 
 def is_down(member: MemberState, view: EndpointView, now_s: float, *, blind: bool) -> bool:
     """Whether nobody is there. `blind`: scrapes fail everywhere, so they say something about us."""
-    return view.scrape_failing and not blind and now_s - member.endpoint(view.endpoint).good_s > ANSWERED_S
+    return view.scrape_failing and not blind and _is_unanswered(member, view, now_s)
+
+
+def _is_unanswered(member: MemberState, view: EndpointView, now_s: float) -> bool:
+    """No request was answered lately, as far as we would have heard of it."""
+    good_s = member.endpoint(view.endpoint).good_s
+    return now_s - good_s > ANSWERED_S and now_s - good_s - member.attention.missed_s(good_s) > ANSWERED_S
 
 
 def judge_probes(member: MemberState, views: Sequence[EndpointView], now_s: float, *, blind: bool) -> Finding | None:
@@ -63,8 +69,8 @@ def judge_absence(member: MemberState, views: Sequence[EndpointView], now_s: flo
         view
         for view in views
         if view.scrape_failing
-        and (view.metrics_age_s is None or view.metrics_age_s > trigger.after_s)
-        and now_s - member.endpoint(view.endpoint).good_s > ANSWERED_S
+        and (view.looked_age_s is None or view.looked_age_s > trigger.after_s)
+        and _is_unanswered(member, view, now_s)
     ]
     if 2 * len(gone) <= len(views):
         return None
@@ -112,7 +118,7 @@ def judge_load(member: MemberState, views: Sequence[EndpointView], now_s: float)
 
 
 def _level(view: EndpointView, limits: Saturation) -> float | None:
-    if view.metrics_age_s is None or view.metrics_age_s > STALE_S:
+    if view.looked_age_s is None or view.looked_age_s > STALE_S:
         return None
     queue = view.waiting / limits.queue if view.waiting is not None and limits.queue > 0 else None
     cache = view.kv_usage / limits.kv if view.kv_usage is not None and limits.kv > 0 else None

@@ -77,6 +77,7 @@ class EndpointView:
 
     `metrics_age_s` is the age of the last good scrape; `scrape_failing`: the last tries found nobody there.
     `waiting` are requests in its queue, `kv_usage` from 0 to 1. `rtt_ms` is what a scrape takes to its first byte.
+    `missed_s`: how much of the metrics' age we did not look (`attention`).
     """
 
     endpoint: str
@@ -85,11 +86,18 @@ class EndpointView:
     waiting: float | None = None
     kv_usage: float | None = None
     rtt_ms: float | None = None
+    missed_s: float = 0.0
+
+    @property
+    def looked_age_s(self) -> float | None:
+        """The age of the last good scrape, without the time in which we did not look."""
+        return None if self.metrics_age_s is None else self.metrics_age_s - self.missed_s
 
     @property
     def answers(self) -> bool:
         """A scrape proves that somebody is there now."""
-        return not self.scrape_failing and self.metrics_age_s is not None and self.metrics_age_s <= FRESH_SCRAPE_S
+        age_s = self.looked_age_s
+        return not self.scrape_failing and age_s is not None and age_s <= FRESH_SCRAPE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
