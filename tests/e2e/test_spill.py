@@ -133,14 +133,19 @@ async def test_a_full_site_overflows_and_its_standby_refuses_what_it_cannot_carr
             assert not busy.refused
 
             # Lost: the standby carries what it can, the rest is told when to come again; retries make no storm.
-            await fleet.set_faults("stable-us-east-0", {"refuse": True})
-            await eventually(lambda: busy.refused.total() >= 20, what="the standby refuses", timeout_s=60)
-            assert await state(fleet, "us-east") in {"Failed", "HoldDown"}
             before = await sent(fleet)
+            await fleet.set_faults("stable-us-east-0", {"refuse": True})
+
+            async def left() -> bool:
+                return await state(fleet, "us-east") in {"Failed", "HoldDown"}
+
+            await eventually(left, what="the site is left", timeout_s=60)
+            in_the_loss = [now - then for now, then in zip(await sent(fleet), before, strict=True)]
+            await eventually(lambda: busy.refused.total() >= 20, what="the standby refuses", timeout_s=60)
             assert set(await busy.served_more(100)) == {"stable-eu-west"}
             assert set(busy.refused) == {(429, "at-capacity", "1")}
             attempts, retries = (now - then for now, then in zip(await sent(fleet), before, strict=True))
-            assert retries <= 0.2 * attempts
+            assert retries <= 0.2 * attempts, (in_the_loss, attempts, retries)
             assert (await told(fleet))["spill"] == {}, "there is no tier beyond it"
 
         await fleet.set_faults("stable-us-east-0", None)

@@ -273,9 +273,11 @@ def test_rendezvous_moves_only_the_requests_of_a_lost_endpoint() -> None:
 def test_the_list_is_capped_and_crosses_sites() -> None:
     order = np.arange(20)
     sites = np.array([0] * 15 + [1] * 5, dtype=np.int32)
-    assert top(order, sites) == [0, 1, 15, 2, 3, 4, 5, 6]
+    assert top(order, sites) == [0, 15, 1, 2, 3, 4, 5, 6]
     assert top(order, np.zeros(20, dtype=np.int32)) == list(range(8))
-    assert top(order[::-1], sites) == [19, 18, 14, 17, 16, 15, 13, 12]
+    assert top(order[::-1], sites) == [19, 14, 18, 17, 16, 15, 13, 12]
+    gone = sites == 1
+    assert top(order, sites, suspects=gone) == list(range(8)), "what is gone is not moved up"
     assert top(order[:3], sites) == [0, 1, 2]
     assert top(order, sites, limit=1) == [0]
 

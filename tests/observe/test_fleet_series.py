@@ -51,6 +51,9 @@ class Sink:
     def models(self, key: str, names: frozenset[str] | None, adapters: frozenset[str] = frozenset()) -> None:
         self.heard.append(f"models {key}")
 
+    def refused(self, key: str) -> None:
+        self.heard.append(f"refused {key}")
+
 
 class Seen:
     """Upstreams with what is around them."""

@@ -5,7 +5,7 @@
     estimate = 3*RTT + backlog + own + decode_tax + kv_wait
     score    = estimate + (0.5 + fleet_backlog/500)*own     the shadow price of capacity
              + p*(best_cached - cached)                     where warm and cached < best_cached/2
-             + penalty + ramp + degraded + price + lora + user     0 when unused
+             + penalty + ramp + degraded + suspect + price + lora + user     0 when unused
 
 Chosen on the tuning slice of the policy benchmark (docs/performance.md); `pointsman bench fit` does it again.
 """
@@ -15,10 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 
 from pointsman.core.model import Health
+from pointsman.extproc.prefix import BLOCK_TOKENS
 from pointsman.extproc.signals import Load
-from pointsman.extproc.table import HEALTH_CODES, Chosen, EndpointTable, Floats
+from pointsman.extproc.table import HEALTH_CODES, Chosen, EndpointTable, Floats, Mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class CostModel:
     """How long a request keeps its KV: a few hundred tokens at 30 ms each."""
     degraded_ms: float = 100_000.0
     """DEGRADED endpoints come after all others, as in Envoy, and still in order of cost."""
+    suspect_ms: float = 200_000.0
+    """Those that seem to be gone come behind even these."""
     home_ms: float = 250.0
     """What it costs to send a user elsewhere than before (`affinity`); for requests that say who the user is. At 70 %
     load 97 % of a chat's turns stay for 1 % in p50 of TTFT and 4 % in its mean; four times as much keeps 2 points more
@@ -74,6 +78,7 @@ class Terms:
     penalty: Floats
     ramp: Floats
     degraded: Floats
+    suspect: Floats
     price: Floats
     lora: Floats
     user: Floats
@@ -91,6 +96,7 @@ class Terms:
             + self.penalty
             + self.ramp
             + self.degraded
+            + self.suspect
             + self.price
             + self.lora
             + self.user
@@ -108,6 +114,16 @@ class Terms:
         """The terms of one candidate that are not 0, in ms."""
         found = {f.name: round(float(getattr(self, f.name)[position]), 3) for f in fields(self)}
         return {name: value for name, value in found.items() if value}
+
+
+def cached_tokens(table: EndpointTable, rows: Chosen, matched: npt.NDArray[np.int64], tokens: int) -> Floats:
+    """Tokens that each engine holds, in its own whole blocks; the block of the last token is always computed."""
+    cached = np.minimum(matched * float(BLOCK_TOKENS), max(0, tokens - 1))
+    block = table.block_tokens[rows]
+    coarse = block > BLOCK_TOKENS
+    if coarse.any():
+        cached[coarse] = np.floor(cached[coarse] / block[coarse]) * block[coarse]
+    return cached
 
 
 def uncached_tokens(model: CostModel, prompt_tokens: int, cached_tokens: Floats) -> Floats:
@@ -131,11 +147,13 @@ def score(
     cached_tokens: Floats,
     lora_ms: Floats | None = None,
     user_ms: Floats | None = None,
+    suspects: Mask | None = None,
 ) -> Terms:
     """The terms for a prompt of `prompt_tokens` of which each candidate holds `cached_tokens`.
 
     `lora_ms`: what loading the request's adapter takes at each candidate; None: it needs none. `user_ms`: what each
-    candidate costs the user because it is not his home; None: who it is is not known.
+    candidate costs the user because it is not his home; None: who it is is not known. `suspects`: which candidates seem
+    to be gone; None: none.
     A request without a prompt (headers only) has 0 tokens: it is priced by load, network and penalties alone.
     """
     zero = np.zeros(len(load.rtt_ms))
@@ -161,6 +179,7 @@ def score(
         penalty=load.penalty_ms,
         ramp=load.ramp_ms,
         degraded=degraded,
+        suspect=zero if suspects is None else np.where(suspects, model.suspect_ms, 0.0),
         price=_price(model, table, rows) if model.usd_weight_ms else zero,
         lora=zero if lora_ms is None else lora_ms,
         user=zero if user_ms is None else user_ms,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import xxhash
+
 from pointsman.core import wire
 from pointsman.extproc.cost import Terms
 from pointsman.extproc.filters import Codes, Filtered
@@ -43,6 +46,25 @@ class PickRequest:
     reported: bool = False
     route: str = ""
 
+    def identity(self, hashes: list[int]) -> int:
+        """What ties are broken by: the user, else the prompt (its block hashes), else the request."""
+        if self.affinity:
+            return xxhash.xxh3_64_intdigest(self.affinity.encode("utf-8", "surrogatepass"))
+        if hashes:
+            return hashes[-1]
+        return xxhash.xxh3_64_intdigest(self.body.prompt or self.request_id.encode())
+
+
+def why_none(codes: Codes) -> tuple[int, str]:
+    """HTTP status and reason when every endpoint is filtered."""
+    if (codes == Filtered.FULL).any():
+        return 429, AT_CAPACITY
+    if len(codes) and (codes == Filtered.RESIDENCY).all():
+        return 451, RESIDENCY
+    if (codes == Filtered.NOT_IN_SUBSET).any() and np.isin(codes, (Filtered.NOT_IN_SUBSET, Filtered.RESIDENCY)).all():
+        return 503, NOT_IN_SUBSET
+    return 503, NO_READY_ENDPOINT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decision:
@@ -79,6 +101,12 @@ class Decision:
     def destination(self) -> str:
         """The value for the gateway: `ip:port,ip:port,…`."""
         return ",".join(self.endpoints)
+
+    def after(self, endpoint: str) -> str:
+        """Where a request goes that finds nobody at `endpoint`, "" where the list ends."""
+        if endpoint not in self.endpoints[:-1]:
+            return ""
+        return self.endpoints[self.endpoints.index(endpoint) + 1]
 
     def brief(self) -> dict[str, Any]:
         """The decision in a line, as plain data; `at_s` is of the machine's monotonic clock."""

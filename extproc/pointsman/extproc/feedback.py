@@ -26,6 +26,7 @@ MAX_ATTEMPTED_BYTES = 4_096
 """Length of a list of endpoints that is read: eighty attempts, and none retries so often."""
 
 _ENDS = frozenset({accesslog_pb2.NotSet, accesslog_pb2.DownstreamEnd})
+_ATTEMPTS = frozenset({accesslog_pb2.UpstreamEnd})
 _UPSTREAM_FLAGS = (
     "upstream_connection_failure",
     "upstream_connection_termination",
@@ -56,6 +57,9 @@ class Feedback:
     answer that streams; `streaming`, whether it comes in pieces, None: not known; `first_choice`, the endpoint that the
     pick named first where another served. `forwarded`: another picker heard the entry and told of its outcome already;
     what the account adds to it is all the news, and whoever counts outcomes leaves it out.
+
+    `attempt`: the entry is not about a request but about one attempt, for which `upstream` was not there. It comes at
+    once, and names the request (`request_id`) and not its pick; what became of it comes in an entry of its own.
     """
 
     pick_id: str
@@ -79,6 +83,8 @@ class Feedback:
     streaming: bool | None = None
     first_choice: str = ""
     forwarded: bool = False
+    attempt: bool = False
+    request_id: str = ""
 
     @property
     def overloaded(self) -> bool:
@@ -104,6 +110,7 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry, gateway: str = "") -> Fe
     pick_id = tags.get(TAG_PICK, "")
     flags = common.response_flags
     attempts = common.upstream_request_attempt_count
+    attempt = common.access_log_type in _ATTEMPTS
     return Feedback(
         pick_id="" if pick_id in _ABSENT else pick_id,
         ended=common.access_log_type in _ENDS and not common.intermediate_log_entry,
@@ -122,6 +129,8 @@ def from_entry(entry: accesslog_pb2.HTTPAccessLogEntry, gateway: str = "") -> Fe
         gateway=gateway,
         added_ms=_microseconds(tags.get(TAG_ADDED, "")),
         attempted=_attempted(common, attempts) if attempts > 1 else (),
+        attempt=attempt,
+        request_id=entry.request.request_id if attempt else "",
     )
 
 

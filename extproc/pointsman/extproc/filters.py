@@ -26,6 +26,7 @@ class Filtered(IntEnum):
     HELD_BACK = 7  # its site failed, or takes only a share of the requests as yet
     HIGHER_TIER = 8  # a site of a lower tier serves
     FULL = 9  # its site carries all that it may
+    GONE = 10  # nobody listens there, and whoever else might serve is full
 
 
 _UNHEALTHY = HEALTH_CODES[Health.UNHEALTHY]

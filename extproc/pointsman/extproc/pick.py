@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from pointsman.extproc.table import Floats
+from pointsman.extproc.table import Floats, Mask
 
 MAX_LIST = 8
 """Endpoints in a pick: more than any retry policy tries, and the list stays under 200 bytes."""
@@ -15,9 +15,9 @@ MAX_LIST = 8
 TIE_MS = 2.0
 """Scores within the same 2 ms are equal: a cached block of 64 tokens is worth 4 ms, a local round trip varies by 1."""
 
-HOME_ATTEMPTS = 2
-"""Endpoints of one site in a row at the head of a list: with the three attempts of the least retry policy, a request
-that meets a site whose replicas all died at once still reaches another one."""
+HOME_ATTEMPTS = 1
+"""Endpoints of one site in a row at the head of a list. What a request knows when its first attempt has failed is that
+something is wrong there; when the whole site is gone, the second one is to be the last, not a second loss of time."""
 
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -59,16 +59,19 @@ def by_turn(count: int, turn: int) -> Order:
     return (np.arange(count) + turn) % count
 
 
-def top(order: Order, sites: npt.NDArray[np.int32], limit: int = MAX_LIST) -> list[int]:
+def top(
+    order: Order, sites: npt.NDArray[np.int32], limit: int = MAX_LIST, *, suspects: Mask | None = None
+) -> list[int]:
     """The first `limit` positions; the best of another site is moved up behind the first `HOME_ATTEMPTS`.
 
-    A retry walks this list, so it must leave a site that is failing before the retries run out.
+    A retry walks this list, so it must leave a site that is failing before the retries run out. What seems to be gone
+    (`suspects`, per position) stays where it is.
     """
     positions: list[int] = order[:limit].tolist()
     if len(order) > HOME_ATTEMPTS:
         ordered_sites = sites[order]
         away = int(np.argmax(ordered_sites != ordered_sites[0]))  # 0: all are of one site
-        if away > HOME_ATTEMPTS:
+        if away > HOME_ATTEMPTS and (suspects is None or not suspects[order[away]]):
             if away < limit:
                 positions.pop(away)
             positions.insert(HOME_ATTEMPTS, int(order[away]))

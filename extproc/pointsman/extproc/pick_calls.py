@@ -202,6 +202,9 @@ class _AccessLogs:
         self._gateway = message.identifier.node.cluster or self._gateway
         service = self._service
         for entry in entries(message, self._gateway):
+            if entry.attempt:
+                service.picker.attempt_failed(entry)
+                continue
             account = service.picker.feedback(entry)
             service.metrics.heard(entry, matched=account is not None)
             if service.on_feedback is not None:

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
-import xxhash
 
 from pointsman.core.clock import Clock
 from pointsman.core.engine_metrics import EngineMetrics
@@ -20,7 +18,7 @@ from pointsman.extproc import decision as reasons
 from pointsman.extproc.admission import Admission, admissions
 from pointsman.extproc.affinity import Homes
 from pointsman.extproc.calibrate import Calibration
-from pointsman.extproc.cost import CostModel, Terms, own_prefill_ms, score, uncached_tokens
+from pointsman.extproc.cost import CostModel, Terms, cached_tokens, own_prefill_ms, score, uncached_tokens
 from pointsman.extproc.decision import Decision, PickRequest
 from pointsman.extproc.engines import Engines
 from pointsman.extproc.feedback import Feedback
@@ -31,11 +29,12 @@ from pointsman.extproc.kv_events.mirror import Correction
 from pointsman.extproc.model_rules import ModelRules
 from pointsman.extproc.penalties import penalise
 from pointsman.extproc.pick import Order, PickPolicy, by_cost, by_outstanding, by_turn, rendezvous, top
-from pointsman.extproc.prefix import BLOCK_TOKENS, BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
+from pointsman.extproc.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
 from pointsman.extproc.recent import RECENT_DECISIONS, RecentDecisions
 from pointsman.extproc.sharing import own_loads, set_remote_loads
 from pointsman.extproc.signals import Load, fuse
-from pointsman.extproc.table import Chosen, EndpointTable, Floats, PoolRows, Rows
+from pointsman.extproc.suspicion import Suspicion, last
+from pointsman.extproc.table import EndpointTable, Floats, Mask, PoolRows, Rows
 from pointsman.extproc.tiers import FULL_RETRY_AFTER_S, draw, hold_back, reserve, with_reserve
 
 
@@ -88,6 +87,7 @@ class Picker:
         self._instance = instance
         self._random = np.random.default_rng(seed)
         self._homes = Homes()
+        self._suspicion = Suspicion(self.table)
         self._turns: dict[str, int] = {}
         self._recent = RecentDecisions(recent)
         self._picks = 0
@@ -125,16 +125,22 @@ class Picker:
         codes = filter_rows(
             self.table, pool, model=request.body.model, subset=request.subset, residency=request.residency
         )
+        suspects = self._suspicion.of(pool.span, now_s)
         if pool.tiering is not None:
             requests = self.table.requests[pool.rows] + self.table.remote_requests[pool.rows]
-            hold_back(codes, pool.tiering, requests, draw(request.affinity or request.request_id or str(self._picks)))
+            at = draw(request.affinity or request.request_id or str(self._picks))
+            confirmed = None if suspects is None else self._suspicion.confirmed(pool.span)
+            hold_back(codes, pool.tiering, requests, at, suspects=suspects, confirmed=confirmed)
         if codes.all():
             wait_s = FULL_RETRY_AFTER_S if (codes == Filtered.FULL).any() else 0
-            return self._refusal(request, _why_none(codes), pool, codes, retry_after_s=wait_s)
-        return self._choose(request, now_s, pool, codes, counts=counts)
+            return self._refusal(request, reasons.why_none(codes), pool, codes, retry_after_s=wait_s)
+        return self._choose(request, now_s, pool, codes, suspects, counts=counts)
 
-    def _choose(self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes, *, counts: bool) -> Decision:
+    def _choose(
+        self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes, suspects: Mask | None, *, counts: bool
+    ) -> Decision:
         rows = pool.rows[codes == 0] if codes.any() else pool.rows
+        doubted = None if suspects is None else suspects[codes == 0]
         at = pool.span if len(rows) == len(pool.rows) else rows
         table, body = self.table, request.body
         tokens = -(-body.prompt_bytes // BYTES_PER_TOKEN)
@@ -148,9 +154,9 @@ class Picker:
             self._engines.token_prompts = self._engines.token_prompts or body.token_ids
             hashes = block_hashes(body.prompt, chain_seed(body.model, body.cache_salt))
             matched = self.index.match(hashes, rows)
-            cached = self._cached_tokens(at, matched, tokens)
+            cached = cached_tokens(table, at, matched, tokens)
             load = fuse(table, at, now_s, self.inflight.mean_prefill_ms)
-            who = pool.name, _request_hash(request, hashes)
+            who = pool.name, request.identity(hashes)
             terms = score(
                 self._cost,
                 table,
@@ -160,6 +166,7 @@ class Picker:
                 cached_tokens=cached,
                 lora_ms=self._engines.adapters.load_ms(rows, body.model, now_s),
                 user_ms=self._homes.leaving_ms(self._cost.home_ms, who, table, rows) if request.affinity else None,
+                suspects=doubted,
             )
             admission = self._admissions.get(pool.name, self._admission)
             if admission is not None:
@@ -171,13 +178,14 @@ class Picker:
             if counts and request.affinity:
                 self._homes.went(who, table.key(int(rows[order[0]])))
         else:
-            order = self._plain_order(pool.name, rows)
-        best = top(order, table.site[at])
+            order = last(self._plain_order(pool.name, rows), doubted)
+        best = top(order, table.site[at], suspects=doubted)
         listed = rows[best].tolist()
         if pool.tiering is not None and len(rows) < len(pool.rows):
             requests = table.requests[pool.rows] + table.remote_requests[pool.rows]
-            alike = rendezvous(table.key_hash[pool.rows], _request_hash(request, hashes))
-            listed = with_reserve(listed, table.site, pool.rows[reserve(codes, pool.tiering, requests, alike)].tolist())
+            alike = rendezvous(table.key_hash[pool.rows], request.identity(hashes))
+            spare = pool.rows[reserve(codes, pool.tiering, requests, alike, suspects)].tolist()
+            listed = with_reserve(listed, table.site, spare, () if doubted is None else rows[doubted].tolist())
         pick_id = ""
         if counts:
             account = self._account(request, now_s, rows[best[:1]], cached[best[:1]], hashes)
@@ -238,15 +246,6 @@ class Picker:
         self._engines.adapters.sent(account.row, model, account.opened_at_s)
         return pick_id
 
-    def _cached_tokens(self, rows: Chosen, matched: npt.NDArray[np.int64], tokens: int) -> Floats:
-        """Tokens that each engine holds, in its own whole blocks; the block of the last token is always computed."""
-        cached = np.minimum(matched * float(BLOCK_TOKENS), max(0, tokens - 1))
-        block = self.table.block_tokens[rows]
-        coarse = block > BLOCK_TOKENS
-        if coarse.any():
-            cached[coarse] = np.floor(cached[coarse] / block[coarse]) * block[coarse]
-        return cached
-
     def _retry_after_s(self, admission: Admission, request: PickRequest, load: Load, terms: Terms) -> int:
         expected_ms = (
             load.rtt_ms + terms.backlog + terms.own + terms.decode_tax + terms.kv_wait + terms.penalty + terms.lora
@@ -279,10 +278,7 @@ class Picker:
             if self._outbox is not None and entry.pick_id and not entry.pick_id.startswith(f"{self._instance}-"):
                 self._outbox.outcome(entry)
         elif served is not None and served != account.row:
-            # Envoy passed over our first choice, or gave up on it: it knows something that we do not.
-            penalise(self.table, account.row, now_s)
-            account.ahead_ms = None
-            self.inflight.move(entry.pick_id, served)
+            self._passed_over(entry.pick_id, account, served, now_s)
             if account.hashes:
                 self.index.insert(served, self.index.whole(served, account.hashes))
         if account is not None and entry.ttft_ms is not None:
@@ -296,8 +292,36 @@ class Picker:
             self.inflight.close(entry.pick_id)
         return account
 
+    def _passed_over(self, pick_id: str, account: Account, row: int, now_s: float) -> None:
+        """Envoy passed over our choice, or gave up on it: it knows something that we do not."""
+        penalise(self.table, account.row, now_s)
+        account.ahead_ms = None
+        self.inflight.move(pick_id, row)
+
+    def attempt_failed(self, entry: Feedback) -> None:
+        """A gateway found nobody at `entry.upstream` (`Feedback.attempt`); the request goes on to the next of its pick,
+        and is counted there at once: what a dying site sends elsewhere must not look like room."""
+        now_s, row = self._clock.monotonic_s(), self.table.row(entry.upstream)
+        if row is None:
+            return
+        self._suspicion.attempt_failed(row, now_s)
+        made = self._recent.find(entry.request_id)
+        account = None if made is None else self.inflight.get(made.pick_id)
+        following = None if made is None else self.table.row(made.after(entry.upstream))
+        if made is not None and account is not None and account.row == row and following is not None:
+            self._passed_over(made.pick_id, account, following, now_s)
+
+    def refused(self, key: str) -> None:
+        """A scrape found that nobody listens at an endpoint."""
+        row = self.table.row(key)
+        if row is not None:
+            self._suspicion.page_refused(row, self._clock.monotonic_s())
+
     def signals(self, key: str, metrics: EngineMetrics | None = None, *, rtt_ms: float | None = None) -> bool:
-        """See `Engines.signals`."""
+        """See `Engines.signals`. A page proves that its endpoint lives."""
+        row = self.table.row(key)
+        if row is not None and metrics is not None:
+            self._suspicion.proven(row, self._clock.monotonic_s() - (rtt_ms or 0.0) / 1000.0)
         return self._engines.signals(key, metrics, rtt_ms=rtt_ms)
 
     def models(self, key: str, names: frozenset[str] | None, adapters: frozenset[str] = frozenset()) -> None:
@@ -384,23 +408,3 @@ class Picker:
     def _remember(self, made: Decision) -> Decision:
         self._recent.add(made, len(self.table))
         return made
-
-
-def _why_none(codes: Codes) -> tuple[int, str]:
-    """HTTP status and reason when every endpoint is filtered."""
-    if (codes == Filtered.FULL).any():
-        return 429, reasons.AT_CAPACITY
-    if len(codes) and (codes == Filtered.RESIDENCY).all():
-        return 451, reasons.RESIDENCY
-    if (codes == Filtered.NOT_IN_SUBSET).any() and np.isin(codes, (Filtered.NOT_IN_SUBSET, Filtered.RESIDENCY)).all():
-        return 503, reasons.NOT_IN_SUBSET
-    return 503, reasons.NO_READY_ENDPOINT
-
-
-def _request_hash(request: PickRequest, hashes: list[int]) -> int:
-    """What ties are broken by: the user, else the prompt, else the request."""
-    if request.affinity:
-        return xxhash.xxh3_64_intdigest(request.affinity.encode("utf-8", "surrogatepass"))
-    if hashes:
-        return hashes[-1]
-    return xxhash.xxh3_64_intdigest(request.body.prompt or request.request_id.encode())

@@ -7,10 +7,11 @@ Pools that speak only gRPC have no page to scrape and live from our own accounts
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import aiohttp
 import msgspec
@@ -40,6 +41,9 @@ class ScrapeOptions:
     models_interval_s: float = 10.0
     max_models_bytes: int = 256 * 1024
     """A list of models: each entry has some 500 bytes, and hundreds of adapters are listed."""
+
+
+_NOBODY: Final = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH})
 
 
 class RttEstimate:
@@ -72,6 +76,8 @@ class Signals(Protocol):
     def signals(self, key: str, metrics: EngineMetrics | None = None, *, rtt_ms: float | None = None) -> bool: ...
 
     def models(self, key: str, names: frozenset[str] | None, adapters: frozenset[str] = frozenset()) -> None: ...
+
+    def refused(self, key: str) -> None: ...
 
 
 class Scraper:
@@ -140,6 +146,8 @@ class Scraper:
                 failures += 1
                 if not isinstance(error, UpstreamError):  # a server that has no such page is there
                     self.absent[key] = failures
+                    if failures == 1 and _nobody_there(error):
+                        self._picker.refused(key)
                 if failures == 3:
                     log.warning("endpoint cannot be scraped", endpoint=key, error=str(error) or type(error).__name__)
                 continue
@@ -177,6 +185,11 @@ class Scraper:
                 return model_names(await bounded(response, self._options.max_models_bytes))
         except (aiohttp.ClientError, UpstreamError, TimeoutError, OSError):
             return None, frozenset()
+
+
+def _nobody_there(error: Exception) -> bool:
+    """The other side says that there is nobody. What our own side lacks (descriptors, a route) blames no endpoint."""
+    return isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno in _NOBODY
 
 
 def _wanted(plan: Plan) -> dict[str, None]:

@@ -186,6 +186,9 @@ class _Shell:
         while (message := await context.read()) is not grpc.aio.EOF:
             gateway = message.identifier.node.cluster or gateway
             for entry in entries(message, gateway):
+                if entry.attempt:
+                    self._picker.attempt_failed(entry)
+                    continue
                 account = self._picker.feedback(entry)
                 self._metrics.heard(entry, matched=account is not None)
                 if self._on_feedback is not None:

@@ -63,6 +63,10 @@ _COLUMNS: dict[str, tuple[type, float]] = {
     "attention_ms": (np.float64, PREFILL_MS_PER_TOKEN_SQUARED),
     "penalty_ms": (np.float64, 0.0),
     "penalty_at_s": (np.float64, -np.inf),
+    "suspect_s": (np.float64, -np.inf),
+    "proven_s": (np.float64, -np.inf),
+    "refused_s": (np.float64, -np.inf),
+    "false_alarm_s": (np.float64, -np.inf),
 }
 
 _BLOCKS: dict[str, tuple[str, ...]] = {
@@ -143,6 +147,10 @@ class EndpointTable:
     attention_ms: Floats  # a: ms for each uncached token and token before it
     penalty_ms: Floats  # at `penalty_at_s`; halves with time
     penalty_at_s: Floats  # may lie ahead
+    suspect_s: Floats  # when it began to seem gone
+    proven_s: Floats  # when the last good page was asked for
+    refused_s: Floats  # when the first page after that was refused
+    false_alarm_s: Floats  # when a page proved a gateway wrong
 
     def __init__(self, capacity: int = 64) -> None:
         self._capacity = capacity
@@ -177,6 +185,11 @@ class EndpointTable:
     def key(self, row: int) -> str:
         """The endpoint of a row, empty for a free row."""
         return self._keys[row] or ""
+
+    def mates(self, row: int) -> Rows:
+        """The rows of all endpoints at the site of this one, itself included."""
+        rows = np.fromiter(self._row_of.values(), dtype=np.int64, count=len(self._row_of))
+        return rows[self.site[rows] == self.site[row]]
 
     def keys(self) -> tuple[str, ...]:
         """Endpoints of the current Plan, sorted."""

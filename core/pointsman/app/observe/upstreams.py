@@ -81,6 +81,10 @@ class Upstreams(Collector):
         """As `Picker.models`."""
         self._target.models(key, names, adapters)
 
+    def refused(self, key: str) -> None:
+        """As `Picker.refused`."""
+        self._target.refused(key)
+
     def _take(self, key: str, metrics: EngineMetrics) -> None:
         self._follow()
         where = self._where.get(key)

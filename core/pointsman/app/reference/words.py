@@ -67,6 +67,7 @@ FILTERED: Final[dict[str, str]] = {
     "held-back": "Its site failed, or takes only a share of the requests as yet.",
     "higher-tier": "A site of a lower tier serves.",
     "full": "Its site carries all that it may.",
+    "gone": "Nobody listens there, and what else might serve is full.",
 }
 """Why an endpoint was no candidate (`pointsman explain`)."""
 

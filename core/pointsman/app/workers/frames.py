@@ -64,6 +64,12 @@ class Signal(msgspec.Struct, tag="signal"):
     rtt_ms: float | None
 
 
+class Refused(msgspec.Struct, tag="refused"):
+    """A scrape was refused: the argument of `Picker.refused`."""
+
+    key: str
+
+
 class Models(msgspec.Struct, tag="models"):
     """What an endpoint serves: the arguments of `Picker.models`."""
 
@@ -144,7 +150,7 @@ class Samples(msgspec.Struct, tag="samples"):
     families: list[Family]
 
 
-ToWorker = SetPlan | SetCertificates | Signal | Models | KvEvents | Gossip | Explain | Recent | Drain
+ToWorker = SetPlan | SetCertificates | Signal | Refused | Models | KvEvents | Gossip | Explain | Recent | Drain
 ToParent = Ready | Gossip | Explained | Made | Heard | StillSilent | Samples
 
 _encoder = msgspec.msgpack.Encoder()

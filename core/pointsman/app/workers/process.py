@@ -119,6 +119,8 @@ class Worker:
                 self._picker.signals(key, metrics, rtt_ms=rtt_ms)
             case frames.Models(key=key, names=names, adapters=adapters):
                 self._picker.models(key, names, adapters)
+            case frames.Refused(key=key):
+                self._picker.refused(key)
             case frames.KvEvents(key=key, corrections=corrections):
                 self._picker.kv_events(key, corrections)
             case frames.Gossip(update=update):

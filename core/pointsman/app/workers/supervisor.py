@@ -190,6 +190,11 @@ class PickerWorkers:
         self._tell(message, droppable=True)
         self._picker.models(key, names, adapters)
 
+    def refused(self, key: str) -> None:
+        """As `Picker.refused`, for all workers."""
+        self._tell(frames.Refused(key), droppable=True)
+        self._picker.refused(key)
+
     def kv_events(self, key: str, corrections: Iterable[Correction]) -> None:
         """As `Picker.kv_events`, for all workers. One that does not read misses them; its record ages by itself."""
         found = list(corrections)

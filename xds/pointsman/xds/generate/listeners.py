@@ -47,6 +47,9 @@ overflow, no route, retries spent, no cluster, timeouts, resets, protocol error,
 NO_ENDPOINT_FLAGS: Final = ("UH", "UF")
 """Response flags of requests for which no endpoint was there: none healthy, none took the connection."""
 
+UNREACHED_FLAGS: Final = ("UF", "UC")
+"""Response flags of attempts at an endpoint that is not there: the connection failed, or it ended."""
+
 RETRY_AFTER: Final = "retry-after"
 """The one response header in the access log: how long the picker shall spare a replica that refused with 429 or 503."""
 
@@ -87,12 +90,12 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
     piece: where it comes in several and no pick comes in time, Envoy loses the last one (BUFFERED), and a body with
     trailers behind it counts twice in the content-length that the second buffer writes (BUFFERED_PARTIAL), so that the
     upstream would take the next request for a part of this one.
-    """
-    receive_ms = gateway.receive_timeout_ms
-    manager = hcm.HttpConnectionManager(
 
     There are two ext_proc, because how long one waits can't be said per route: arms of pools that fail closed switch
     from the first to the second.
+    """
+    receive_ms = gateway.receive_timeout_ms
+    manager = hcm.HttpConnectionManager(
         stat_prefix=listener.name,
         codec_type=hcm.HttpConnectionManager.AUTO,
         rds=hcm.Rds(
@@ -123,7 +126,7 @@ def http_manager(gateway: Gateway, listener: Listener, options: BuildOptions) ->
     closed = any_of(_ext_proc(options, options.closed_message_timeout_ms, allow=False))
     manager.http_filters.add(name=EXT_PROC_CLOSED, typed_config=closed, disabled=True)
     manager.http_filters.add(name=BUFFER, typed_config=buffer)
-    router = any_of(router_pb2.Router())
+    router = any_of(router_pb2.Router(upstream_log=[_failed_attempts()]))
     manager.http_filters.add(name=ROUTER, typed_config=router)
     # No rule takes CONNECT, and a tunnel's body has no end for which the filters could wait: it is answered at once.
     manager.upgrade_configs.add(upgrade_type="CONNECT").filters.add(name=ROUTER, typed_config=router)
@@ -200,6 +203,23 @@ def _access_log(options: BuildOptions) -> accesslog_pb2.AccessLog:
     common.custom_tags.add(tag=wire.TAG_ATTEMPTED, value=wire.ATTEMPTED_FORMAT)
     config.additional_response_headers_to_log.append(RETRY_AFTER)
     return accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=any_of(config))
+
+
+def _failed_attempts() -> accesslog_pb2.AccessLog:
+    """Attempts for which an endpoint was not there, told at once and one by one.
+
+    The log of requests tells of them when the request has ended, which may be many seconds later; until then each pick
+    would go there, too. Attempts that went well cost the look at their response flags.
+    """
+    config = als_pb2.HttpGrpcAccessLogConfig()
+    common = config.common_config
+    common.log_name = wire.ALS_LOG_NAME
+    common.transport_api_version = config_source_pb2.V3
+    common.buffer_size_bytes.value = 0  # nothing is collected
+    common.grpc_service.CopyFrom(_picker_service())
+    log = accesslog_pb2.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=any_of(config))
+    log.filter.response_flag_filter.flags.extend(UNREACHED_FLAGS)
+    return log
 
 
 def _local_replies() -> hcm.LocalReplyConfig:
