@@ -15,7 +15,6 @@ equal in our eyes, and calibration costs nothing where the rates are right (docs
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pointsman.extproc.inflight import Account
@@ -61,9 +60,9 @@ class Rates:
     """The coefficients of one endpoint; `factor` multiplies its rates."""
 
     def __init__(self) -> None:
-        self._c = [1.0, 1.0, 1.0]
-        self._gram = [[0.0] * 3 for _ in range(3)]
-        self._moment = [0.0] * 3
+        self._c = (1.0, 1.0, 1.0)
+        self._gram = (0.0,) * 6  # 00, 01, 02, 11, 12, 22: it is symmetric
+        self._moment = (0.0,) * 3
 
     @property
     def measured(self) -> float:
@@ -77,30 +76,41 @@ class Rates:
 
     def learn(self, sample: Sample) -> bool:
         """Take in one request; False when it can't be one."""
-        parts = (sample.ahead_ms, sample.own_ms, FIXED_MS)
-        if not (0.0 < sample.took_ms <= MAX_TTFT_MS and all(0.0 <= part <= MAX_TTFT_MS for part in parts)):
+        ahead_ms, own_ms = sample.ahead_ms, sample.own_ms
+        if not (
+            0.0 < sample.took_ms <= MAX_TTFT_MS and 0.0 <= ahead_ms <= MAX_TTFT_MS and 0.0 <= own_ms <= MAX_TTFT_MS
+        ):
             return False  # NaN compares false
-        scale = math.fsum(parts)
-        x = [part / scale for part in parts]
-        y = sample.took_ms / scale
-        error = abs(y - sum(a * b for a, b in zip(x, self._c, strict=True)))
+        scale = ahead_ms + own_ms + FIXED_MS
+        x0, x1, x2, y = ahead_ms / scale, own_ms / scale, FIXED_MS / scale, sample.took_ms / scale
+        c0, c1, c2 = self._c
+        error = abs(y - (x0 * c0 + x1 * c1 + x2 * c2))
         weight = 1.0 if error <= OUTLIER else OUTLIER / error
-        for i, xi in enumerate(x):
-            row = self._gram[i]
-            for j, xj in enumerate(x):
-                row[j] = FORGETTING * row[j] + weight * xi * xj
-            self._moment[i] = FORGETTING * self._moment[i] + weight * xi * y
+        w0, w1, w2, kept = weight * x0, weight * x1, weight * x2, FORGETTING
+        g00, g01, g02, g11, g12, g22 = self._gram
+        m0, m1, m2 = self._moment
+        self._gram = (
+            kept * g00 + w0 * x0,
+            kept * g01 + w0 * x1,
+            kept * g02 + w0 * x2,
+            kept * g11 + w1 * x1,
+            kept * g12 + w1 * x2,
+            kept * g22 + w2 * x2,
+        )
+        self._moment = (kept * m0 + w0 * y, kept * m1 + w1 * y, kept * m2 + w2 * y)
         self._solve()
         return True
 
     def _solve(self) -> None:
         """Least squares within the bounds, by coordinates: exact in the limit, and each round stays within."""
-        c = self._c
+        (c0, c1, c2), (m0, m1, m2) = self._c, self._moment
+        g00, g01, g02, g11, g12, g22 = self._gram
+        (low0, high0), (low1, high1), (low2, high2) = BOUNDS
         for _ in range(_SWEEPS):
-            for i, (low, high) in enumerate(BOUNDS):
-                row = self._gram[i]
-                others = sum(row[j] * c[j] for j in range(3) if j != i)
-                c[i] = min(high, max(low, (self._moment[i] + PRIOR_WEIGHT - others) / (row[i] + PRIOR_WEIGHT)))
+            c0 = min(high0, max(low0, (m0 + PRIOR_WEIGHT - g01 * c1 - g02 * c2) / (g00 + PRIOR_WEIGHT)))
+            c1 = min(high1, max(low1, (m1 + PRIOR_WEIGHT - g01 * c0 - g12 * c2) / (g11 + PRIOR_WEIGHT)))
+            c2 = min(high2, max(low2, (m2 + PRIOR_WEIGHT - g02 * c0 - g12 * c1) / (g22 + PRIOR_WEIGHT)))
+        self._c = (c0, c1, c2)
 
 
 class Calibration:

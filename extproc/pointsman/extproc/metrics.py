@@ -1,4 +1,4 @@
-"""Prometheus metrics of the picker. Labelled children are made once and kept: `labels()` is dear on the hot path."""
+"""Prometheus metrics of the picker, which one event loop adds to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from operator import attrgetter
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -14,6 +14,7 @@ from pointsman.extproc.cost import Terms
 from pointsman.extproc.decision import Decision
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.picker import Picker
+from pointsman.extproc.tallies import MAX_CHILDREN, Histogram, Tally
 
 _DECISION_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -23,87 +24,72 @@ _ADDED_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0
 _TERMS = tuple(field.name for field in fields(Terms))
 _terms_of = attrgetter(*_TERMS)
 
-_MAX_POOLS = 1_000
-"""Label values of `pool` before the rest counts as `other`: names come from the Plan, but Plans change for years."""
+_END, _PROGRESS, _UNMATCHED = ("end",), ("progress",), ("unmatched",)
 
 
 class PickerMetrics:
     """The counters and histograms of one picker, on the registry that is passed in."""
 
     def __init__(self, registry: CollectorRegistry, picker: Picker) -> None:
-        self._picks = Counter("pointsman_picks", "Answers of the picker.", ["pool", "outcome"], registry=registry)
+        self._picks = Tally("pointsman_picks", "Answers of the picker.", ["pool", "outcome"], registry=registry)
         self._duration = Histogram(
             "pointsman_pick_duration_seconds",
             "Time from a request's arrival at the picker to its answer.",
-            buckets=_DECISION_BUCKETS_S,
+            _DECISION_BUCKETS_S,
             registry=registry,
         )
-        self._no_affinity = Counter(
+        self._no_affinity = Tally(
             "pointsman_unreadable_bodies", "Request bodies that gave no prompt.", registry=registry
         )
         self._ttft = Histogram(
             "pointsman_ttft_seconds",
             "Time from a request's first byte to the first body byte of its answer, as Envoy saw it.",
+            _TTFT_BUCKETS_S,
             ["pool"],
-            buckets=_TTFT_BUCKETS_S,
             registry=registry,
         )
-        self._feedback = Counter("pointsman_feedback", "Access log entries by kind.", ["kind"], registry=registry)
-        self._errors = Counter(
+        self._feedback = Tally("pointsman_feedback", "Access log entries by kind.", ["kind"], registry=registry)
+        for kind in (_END, _PROGRESS, _UNMATCHED):
+            self._feedback.add(kind, 0.0)
+        self._errors = Tally(
             "pointsman_extproc_stream_errors", "Streams ended because a peer broke the protocol.", registry=registry
         )
         self._added = Histogram(
             "pointsman_added_latency_seconds",
             "Time from a request's last byte in to its first byte to the endpoint, as Envoy saw it: what a pick adds.",
-            buckets=_ADDED_BUCKETS_S,
+            _ADDED_BUCKETS_S,
             registry=registry,
         )
-        self._retries = Counter(
+        self._retries = Tally(
             "pointsman_upstream_retries", "Further attempts that requests took.", ["pool"], registry=registry
         )
-        self._retry_children: dict[str, Counter] = {}
         self._sums = _Sums(registry)
-        self._pick_children: dict[tuple[str, str], Counter] = {}
-        self._ttft_children: dict[str, Histogram] = {}
-        self._feedback_children = {k: self._feedback.labels(k) for k in ("end", "progress", "unmatched")}
         registry.register(_Sizes(picker))
 
     def picked(self, decision: Decision, duration_s: float) -> None:
         """Count one answer."""
-        key = (decision.pool, decision.reason or "picked")
-        child = self._pick_children.get(key)
-        if child is None:
-            pool = decision.pool if len(self._pick_children) < _MAX_POOLS else "other"
-            child = self._pick_children[key] = self._picks.labels(pool, key[1])
-        child.inc()
+        self._picks.add((decision.pool, decision.reason or "picked"))
         self._duration.observe(duration_s)
         if decision.problem:
-            self._no_affinity.inc()
+            self._no_affinity.add()
         self._sums.picked(decision)
 
     def heard(self, entry: Feedback, *, matched: bool) -> None:
         """Count one access log entry; the TTFT once, with the end of the request."""
-        self._feedback_children["unmatched" if not matched else "end" if entry.ended else "progress"].inc()
-        if entry.ended and entry.ttft_ms is not None and entry.cluster:
-            child = self._ttft_children.get(entry.cluster)
-            if child is None:
-                pool = entry.cluster if len(self._ttft_children) < _MAX_POOLS else "other"
-                child = self._ttft_children[entry.cluster] = self._ttft.labels(pool)
-            child.observe(entry.ttft_ms / 1000.0)
+        self._feedback.add(_UNMATCHED if not matched else _END if entry.ended else _PROGRESS)
         if not entry.ended:
             return
-        retries = self._retry_children.get(entry.cluster)
-        if retries is None and entry.cluster:  # there before the first retry: rates don't see a series that begins
-            pool = entry.cluster if len(self._retry_children) < _MAX_POOLS else "other"
-            retries = self._retry_children[entry.cluster] = self._retries.labels(pool)
-        if entry.attempts > 1 and retries is not None:
-            retries.inc(entry.attempts - 1)
-        elif entry.added_ms is not None:
+        pool = (entry.cluster,)
+        if entry.ttft_ms is not None and entry.cluster:
+            self._ttft.observe(entry.ttft_ms / 1000.0, pool)
+        if entry.cluster:  # there before the first retry: rates don't see a series that begins
+            self._retries.add(pool, max(0.0, entry.attempts - 1.0))
+        if entry.attempts <= 1 and entry.added_ms is not None:
             self._added.observe(entry.added_ms / 1000.0)
 
     def stream_error(self) -> None:
         """Count a stream that was ended for a protocol error."""
-        self._errors.inc()
+        self._errors.add()
 
 
 class _Sums(Collector):
@@ -125,7 +111,7 @@ class _Sums(Collector):
             costs[index] += column[chosen]
         tokens = self._tokens.get(decision.pool)
         if tokens is None:
-            pool = decision.pool if len(self._tokens) < _MAX_POOLS else "other"
+            pool = decision.pool if len(self._tokens) < MAX_CHILDREN else "other"
             tokens = self._tokens.setdefault(pool, [0.0, 0.0])
         tokens[0] += decision.prompt_tokens
         tokens[1] += cached[chosen]

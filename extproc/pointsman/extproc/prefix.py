@@ -126,10 +126,11 @@ class PrefixIndex:
             if bits.bit_count() > FEW_ROWS:
                 by_row[_positions(bits)] = count
                 continue
-            while bits:
-                row = bits.bit_length() - 1
+            left = bits
+            while left:
+                row = left.bit_length() - 1
                 by_row[row] = count
-                bits ^= 1 << row
+                left ^= 1 << row
         return by_row[rows]
 
     def insert(self, row: int, hashes: Sequence[int], *, known: int = 0) -> None:
