@@ -26,9 +26,11 @@ from pointsman.core.model import (
 from pointsman.xds.resources import CLUSTER, ENDPOINT
 from pointsman.xds.server import AGGREGATED, SERVICES
 
-QUIET_S = 0.15
-"""How long silence must last to count; the server answers within a few milliseconds. Too short could hide a defect,
+QUIET_S = 0.03
+"""How long silence must last to count once the server has answered what was asked later. Too short could hide a defect,
 but never make a good server fail."""
+
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 GATEWAY = "default/gw"
 
@@ -62,6 +64,7 @@ class Client:
     `versions` holds the version of every resource that came, or of its response in SotW; `nonces` all nonces.
     """
 
+    channel: grpc.aio.Channel
     call: Any
     type_url: str
     delta: bool
@@ -75,7 +78,9 @@ class Client:
 
     def beside(self, type_url: str) -> Client:
         """Another type on the same stream. Their answers must be read in the order in which they come."""
-        return Client(call=self.call, type_url=type_url, delta=self.delta, first=False, nonces=self.nonces)
+        return Client(
+            channel=self.channel, call=self.call, type_url=type_url, delta=self.delta, first=False, nonces=self.nonces
+        )
 
     async def send(self, **fields: Any) -> None:
         kind = discovery_pb2.DeltaDiscoveryRequest if self.delta else discovery_pb2.DiscoveryRequest
@@ -117,8 +122,9 @@ class Client:
         return sorted(letter(n) for n in found), sorted(letter(n) for n in getattr(response, "removed_resources", ()))
 
     async def quiet(self) -> None:
-        """Nothing comes."""
+        """Nothing comes, and the server has read all that was sent: it has answered what was asked behind it."""
         reading = self.reading()
+        await self.channel.unary_unary(HEALTH_CHECK)(b"")
         done, _ = await asyncio.wait({reading}, timeout=QUIET_S)
         assert not done, f"unexpected: {reading.result()}"
 
@@ -153,5 +159,5 @@ async def connect(port: int, type_url: str, *, delta: bool, aggregated: bool = T
             response_deserializer=response.FromString,
         )
         call = method()
-        yield Client(call=call, type_url=type_url, delta=delta)
+        yield Client(channel=channel, call=call, type_url=type_url, delta=delta)
         call.cancel()
