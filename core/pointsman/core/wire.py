@@ -47,7 +47,7 @@ PROFILE_SINGLE: Final = "single"
 """gRPC metadata (`grpc_service.initial_metadata`) with which a gateway promises one message and one answer for each
 ext_proc stream, so that the picker can serve it as a unary call, which costs gRPC a tenth less than a stream."""
 
-MAX_PICK_WAIT_MS: Final = 10_000
+MAX_PICK_WAIT_MS: Final = 30_000
 """Longest wait for a pick that a picker may ask a gateway for (`override_message_timeout`)."""
 
 PICK_FORMAT: Final = f"%DYNAMIC_METADATA({PICK_NAMESPACE}:{PICK_KEY})%"

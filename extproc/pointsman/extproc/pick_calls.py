@@ -39,10 +39,6 @@ _SINGLE: Final = (PROFILE_HEADER.encode(), PROFILE_SINGLE.encode())
 MAX_BEHIND: Final = 64
 """Messages that may wait while a thread reads a body. After the body of a request come trailers, so one does."""
 
-_PATIENCE: Final = wait_reply().SerializeToString()
-"""Sent as soon as the length of a large message is known: a picker that is alive says so before the usual wait is over,
-and one that is frozen holds up nobody for longer."""
-
 log = structlog.get_logger()
 
 
@@ -122,8 +118,10 @@ class _Process:
         self._reading.add_done_callback(functools.partial(self._read, message))
 
     def _coming(self, length_bytes: int) -> None:
+        """A message has begun. A picker that is alive asks for time before the usual wait is over; one that is frozen
+        holds up nobody for longer."""
         if length_bytes > HEAVY_BYTES:
-            self._call.send(_PATIENCE)
+            self._call.send(wait_reply(length_bytes).SerializeToString())
 
     def ended(self) -> None:
         self._ended = True

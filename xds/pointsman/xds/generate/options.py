@@ -47,8 +47,8 @@ class BuildOptions:
         `message_timeout_ms`: longest wait for a pick; a frozen picker costs each request this much, then Envoy
         balances by itself. 200 ms is 100 times a normal pick and a tenth of a usual time to first token.
         `closed_message_timeout_ms`: the same for pools that fail closed. Nothing goes on without a pick there, so a
-        wait is better than an error: a picker on a busy machine needs half a second at times, and one that is frozen
-        is not asked any more after 2 s, when its health check has failed twice.
+        wait is better than an error: a picker on a busy machine needs half a second at times, and two for 64 MiB. One
+        that is frozen is not asked any more after 2 s, when its health check has failed twice.
         `picker_health_check`: probe the picker by `grpc.health.v1`, so that a frozen one costs nothing after ~1 s.
         Only for pickers that serve it.
         `picker_max_requests`: Envoy's default breaker (1,024) overflows under load; 40,000 streams are more than one
@@ -58,7 +58,7 @@ class BuildOptions:
         `max_prompt_bytes`: largest body, past it the answer is 413.
         `max_connections`: breaker of a pool (connections, pending and running requests); admission is the picker's
         work, so this only guards Envoy's own memory.
-        `num_retries`: tries after the first one: one endpoint at home, one elsewhere, and two more. The picker lists more.
+        `num_retries`: tries after the first one: one endpoint at home, one elsewhere, two more. The picker lists more.
         `retry_on_reset`: also retry when the endpoint died after it got the request but before it answered. A
         completion is computed twice then, which costs GPU time but no correctness. Without it a crash is seen by
         every request that waits for its first token.
@@ -108,7 +108,7 @@ class BuildOptions:
     picker_standbys: tuple[tuple[str, int], ...] = ()
     picker_tls: GatewayTls | None = None
     message_timeout_ms: int = 200
-    closed_message_timeout_ms: int = 2_000
+    closed_message_timeout_ms: int = 5_000
     picker_health_check: bool = False
     picker_max_requests: int = 40_000
 
