@@ -175,6 +175,24 @@ def test_a_night_with_a_request_in_five_seconds_is_judged_too() -> None:
     assert not world.send(60.0, 0.0, well).findings  # and is over when nothing fails any more
 
 
+def test_what_a_person_brought_back_is_judged_by_what_comes_from_then_on(world: World) -> None:
+    world.waiting = silent(20)
+    assert world.send(3.0, 50.0, failing(1.0)).findings
+    world.detector.pardon(SITE, world.now_s)
+    pardoned = world.look()
+    assert (pardoned.findings, pardoned.failing_endpoints, pardoned.baseline) == ((), (), True)
+    assert not world.send(2.0, 50.0, well).findings
+    assert world.send(1.0, 50.0, failing(1.0), until=Trigger.ERROR_RATE).findings
+
+
+def test_what_does_not_answer_has_a_second_to_prove_that_it_serves(world: World) -> None:
+    world.seen = {**views(like=replace(UP, scrape_failing=True)), OTHER: [replace(UP, endpoint="b:80")]}
+    assert world.send(3.0, 0.0, well, until=Trigger.PROBE).findings
+    world.detector.pardon(SITE, world.now_s)
+    assert not world.send(1.0, 0.0, well).findings
+    assert triggers_of(world.send(1.0, 0.0, well, until=Trigger.PROBE)) == {Trigger.PROBE}
+
+
 # Latency.
 
 

@@ -182,6 +182,8 @@ class Script:
                 found = replace(found, clear=None)
             elif name == "load":
                 found = replace(found, load=float(value))
+            elif name == "requests":
+                found = replace(found, requests=int(value))
             elif name == "ready":
                 found = replace(found, ready=int(value))
             elif name == "bad":

@@ -181,7 +181,7 @@ class Failover:
         if dry_run:
             return [failover_json(state, closed=self._closed) for _, state, _ in steps]
         for run, state, _ in steps:
-            run.state = state
+            run.change(state, self._clock.monotonic_s(), command)
         effects = [(run, effect) for run, _, found in steps for effect in found]
         self._to_gateways(effects)
         await self._write_down(effects)
@@ -216,6 +216,7 @@ class Failover:
             for run in self._runs.values():
                 self._save(run)
             self._leadership.resign()
+            self.attention.pause()
 
     async def _watch(self) -> None:
         while True:

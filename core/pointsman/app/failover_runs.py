@@ -15,7 +15,7 @@ from pointsman.failover.detect import Detector
 from pointsman.failover.detect_triggers import Triggers
 from pointsman.failover.directives import directives, drained_endpoints
 from pointsman.failover.model import NOTHING_SPECIAL, Member
-from pointsman.failover.state import Command, FailoverError, Report, State
+from pointsman.failover.state import Action, Command, FailoverError, Report, State, member_of
 
 
 class Run:
@@ -31,6 +31,14 @@ class Run:
         self.problem = ""
         self.judged: frozenset[Member] = frozenset()  # their usual time to first byte is known
         self.waiting: asyncio.Task[None] | None = None
+
+    def change(self, state: State, now_s: float, command: Command) -> None:
+        """Take over what a command made of the state; what it forced back is judged by what comes from now on."""
+        before, self.state = self.state, state
+        if command.force and command.action in {Action.FAILBACK, Action.ACTIVATE}:
+            for key, found in state.members.items():
+                if found != before.members.get(key):
+                    self.detector.pardon(member_of(key), now_s)
 
 
 def target(policy: str, report: Report) -> str:

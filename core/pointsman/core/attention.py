@@ -58,6 +58,17 @@ class Attention:
             self._stretches = [one for one in self._stretches if now_s - one.ended_s <= KEPT_S]
         self._stretches.append(_Late(last_s, now_s, before_s, self.total_s))
 
+    def pause(self) -> None:
+        """Nobody looks from now on, which is no lateness."""
+        self._last_s = None
+
+    def looked_s(self, since_s: float, now_s: float) -> float:
+        """How much of the time since then we looked: after the last look, no more than until the next one is due."""
+        looked_s = now_s - since_s - self.missed_s(since_s)
+        if self._last_s is None:
+            return looked_s
+        return looked_s - max(0.0, now_s - max(since_s, self._last_s) - TICK_S)
+
     def missed_s(self, since_s: float) -> float:
         """How much was missed since then; what is long ago is forgotten."""
         late = self._stretches

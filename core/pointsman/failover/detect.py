@@ -100,6 +100,11 @@ class Detector:
         """What the triggers measure where `observe` has just made these observations. It takes longer than that."""
         return [(seen.member, one) for seen in observations for one in measured(self._state(seen.member), seen, now_s)]
 
+    def pardon(self, member: Member, now_s: float) -> None:
+        """A person brought it back: what was seen of its requests until now is void. The baseline stays."""
+        if member in self._members:
+            self._members[member].pardon(now_s)
+
     def forget(self, member: Member) -> None:
         """Drop what is known of a member, its baseline included: it is another one from now on."""
         self._members.pop(member, None)

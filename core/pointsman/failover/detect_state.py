@@ -114,6 +114,7 @@ class MemberState:
     busy: bool = False
     busy_s: float = float("-inf")
     attention: Attention = ATTENTIVE
+    pardoned_s: float = float("-inf")  # what waits since before it is no evidence
 
     def endpoint(self, key: str) -> EndpointState:
         """Its state, which begins with the first word of it."""
@@ -121,6 +122,15 @@ class MemberState:
         if found is None:
             found = self.endpoints[key] = EndpointState(Rings(self.triggers))
         return found
+
+    def pardon(self, now_s: float) -> None:
+        """What was seen until now is void, and each endpoint is given as long to answer as if it just had."""
+        self.rings, self.late = Rings(self.triggers), []
+        self.overloads, self.queued = (Ring(bucket_s=0.1, size=BUCKETS) for _ in range(2))
+        self.endpoints = {key: EndpointState(Rings(self.triggers), good_s=now_s) for key in self.endpoints}
+        self.excesses.clear()
+        self.bad_s = self.slow_s = float("-inf")
+        self.pardoned_s = now_s
 
     def add(self, sample: Sample) -> None:
         """Count a sample."""
@@ -204,7 +214,7 @@ class MemberState:
         began_s = now_s - waiting.age_ms / 1000.0
         looked_ms = waiting.age_ms - 1000.0 * self.attention.missed_s(began_s)
         silent_ms = looked_ms if waiting.silent_ms is None else waiting.silent_ms
-        if silent_ms < limit_ms:
+        if silent_ms < limit_ms or began_s < self.pardoned_s:
             return None
         # Known since the first report past the limit; what waits for ever is late once, not anew each second.
         known_ms = limit_ms if waiting.silent_ms is None else min(silent_ms, -(-limit_ms // REPORT_MS) * REPORT_MS)

@@ -183,7 +183,10 @@ def _bring_in(draft: Draft, command: Command, keys: list[str]) -> None:
     for key in keys:
         draft.put(key, flaps=(), held=False, by="", deadline_s=0.0, operation="")
         if command.force:
-            draft.enter(key, Phase.HEALTHY, "", step=0)
+            found = draft.members[key]
+            forced_s = draft.clock_s if found.bad or found.clear is False else None
+            # What was seen was seen before: the detector forgets it, too (`Detector.pardon`).
+            draft.enter(key, Phase.HEALTHY, "", step=0, forced_s=forced_s, well_s=0.0, bad=0, triggers=(), evidence=())
         elif draft.members[key].bad:
             others = any(carries(draft, other) for other in draft.peers(key))
             draft.enter(key, Phase.FAILED if others else Phase.SUSPECT, "activated, and still bad")

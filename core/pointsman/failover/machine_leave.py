@@ -25,6 +25,15 @@ EJECT_S: Final = 30.0
 fails visibly is 5 s; what only the detector sees, as slowness, ends less quickly."""
 MAX_EJECT_S: Final = 600.0
 
+CALM_S: Final = 5.0
+"""A suspect is none any more after so long without evidence: as long as errors are judged back. What comes and goes on
+a busy machine is one suspicion, told once, and not many."""
+
+PROVEN_REQUESTS: Final = 50
+PROVEN_S: Final = 2.0
+"""Requests in five seconds, and seconds, in which a site that was forced back must have been well to be judged as any
+other: what is slow is found by so many within two seconds."""
+
 MOST_TELLING: Final = (
     Trigger.PROBE,
     Trigger.STALL,
@@ -63,8 +72,20 @@ def note(draft: Draft, observation: Observation, at_s: float) -> None:
             fault_s=fault_s if begun else before.fault_s,
             detected_s=draft.now_s if begun else before.detected_s,
         )
-    elif found.rejected or found.phase is Phase.SUSPECT or before.bad:
-        draft.put(key, rejected=False, fault_s=0.0, detected_s=0.0)
+    elif before.bad or found.fault_s:
+        draft.put(key, fault_s=0.0, detected_s=0.0)
+    if found.forced_s is not None:
+        _prove(draft, key, well=bool(found.clear) and observation.requests >= PROVEN_REQUESTS)
+    if found.rejected and found.phase is not Phase.SUSPECT:
+        draft.put(key, rejected=False)
+
+
+def _prove(draft: Draft, key: str, *, well: bool) -> None:
+    """What was forced back is judged as any other once it has been well, or after its hold-down."""
+    found = draft.members[key]
+    well_s = found.well_s + draft.passed_s if well else 0.0
+    over = found.forced_s is None or draft.clock_s - found.forced_s >= draft.spec.failback.hold_down_s
+    draft.put(key, well_s=well_s, forced_s=None if over or well_s >= PROVEN_S else found.forced_s)
 
 
 def leave_bad_ones(draft: Draft) -> None:
@@ -72,14 +93,24 @@ def leave_bad_ones(draft: Draft) -> None:
     for key in sorted(draft.members, key=lambda key: (-draft.members[key].bad, key)):
         found = draft.members[key]
         if found.bad and available(draft, key):
+            if found.calm_s is not None:
+                draft.put(key, calm_s=None)
             _judge(draft, key, found)
         elif found.phase is Phase.SUSPECT:
-            draft.enter(key, Phase.HEALTHY, "")
-            draft.degraded.pop(key, None)
-            draft.withdraw(key, "failover")
-            draft.report("no longer suspect", "what was seen is gone", key)
+            _calm(draft, key, found)
     for key in [key for key in draft.degraded if key not in draft.members]:
         del draft.degraded[key]
+
+
+def _calm(draft: Draft, key: str, found: MemberState) -> None:
+    """Nothing bad is seen of a suspect; it is trusted again after a while."""
+    draft.withdraw(key, "failover")
+    if found.calm_s is None:
+        draft.put(key, calm_s=draft.clock_s)
+    elif draft.clock_s - found.calm_s >= CALM_S:
+        draft.enter(key, Phase.HEALTHY, "", calm_s=None, rejected=False)
+        draft.degraded.pop(key, None)
+        draft.report("no longer suspect", "what was seen is gone", key)
 
 
 def fail(draft: Draft, key: str, why: str, *, by: str = "", operation: str = "", recall: Iterable[str] = ()) -> None:
@@ -101,6 +132,8 @@ def fail(draft: Draft, key: str, why: str, *, by: str = "", operation: str = "",
         held=bool(by),
         by=by,
         operation=operation,
+        forced_s=None,
+        calm_s=None,
     )
     draft.degraded.pop(key, None)
     draft.withdraw(key)
@@ -146,6 +179,10 @@ def _judge(draft: Draft, key: str, found: MemberState) -> None:
         return
     if found.rejected:
         _suspect(draft, key, f"{why}; a person refused to leave it")
+        return
+    if found.forced_s is not None and found.bad < MOSTLY_DEAD:
+        for_s = draft.spec.failback.hold_down_s
+        _suspect(draft, key, f"{why}; kept: a person forced it back, which holds for {for_s:g} s against this")
         return
     place = refuge(draft, key, found.bad)
     if place.waits:

@@ -54,7 +54,8 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     it has been well since. `step`: of the ramp or the warm-up. `flaps`: when automation took it out of service.
     `severity`: how bad it was when it was left. `held`: a person sent it away, so that only a person brings it back;
     `rejected`: a person refused to leave it for what is seen now. `operation`: the id of the operation that holds it.
-    `why` and `evidence` are for people. `fault_s` and `detected_s`: of what is bad now.
+    `why` and `evidence` are for people. `fault_s` and `detected_s`: of what is bad now. `forced_s`: when a person
+    brought it back against what was seen, None: nobody did. `calm_s`: since when nothing bad is seen of a suspect.
     """
 
     phase: Phase
@@ -79,6 +80,8 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     triggers: tuple[Trigger, ...] = ()
     fault_s: float = 0.0
     detected_s: float = 0.0
+    forced_s: float | None = None
+    calm_s: float | None = None
 
 
 class EndpointDrain(msgspec.Struct, frozen=True, kw_only=True):

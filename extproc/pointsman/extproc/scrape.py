@@ -18,11 +18,13 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
+from pointsman.core.attention import ATTENTIVE, Attention
 from pointsman.core.engine_metrics import MAX_PAGE_BYTES, EngineMetrics, parse
 from pointsman.core.errors import UpstreamError
 from pointsman.core.model import AppProtocol, Plan
 from pointsman.core.snapshot import PlanHolder
 from pointsman.extproc.endpoint_tasks import EndpointTasks
+from pointsman.extproc.tries import Tries
 
 log = structlog.get_logger()
 
@@ -90,13 +92,15 @@ class Scraper:
         options: ScrapeOptions | None = None,
         *,
         registry: CollectorRegistry | None = None,
+        attention: Attention = ATTENTIVE,
     ) -> None:
         self._picker = picker
+        self._attention = attention
         self._holder = holder
         self._options = options or ScrapeOptions()
         self._random = random.Random()  # noqa: S311 - jitter, no secret
         self.absent: dict[str, int] = {}  # endpoint → tries in a row that found nobody there
-        self.asked_at_s: dict[str, float] = {}  # endpoint → when the page that is due was asked for (monotonic)
+        self.asked_at_s: dict[str, float] = {}  # endpoint → since when a page is awaited (monotonic)
         self._tried: set[str] = set()
         self._first_try = asyncio.Event()
         self._registry = registry
@@ -134,27 +138,31 @@ class Scraper:
             self.asked_at_s.pop(key, None)
 
     async def _keep_asking(self, session: aiohttp.ClientSession, key: str) -> None:
-        options, rtt, failures = self._options, RttEstimate(), 0
+        options, rtt = self._options, RttEstimate()
+        tries = Tries(options.timeout_s, self._attention)
         models_at_s = 0.0
         while True:
-            pause_s = back_off_s(options, failures)
+            pause_s = back_off_s(options, tries.failures)
             await asyncio.sleep(pause_s * (1.0 - options.jitter * self._random.random()))
-            self.asked_at_s[key] = time.monotonic()
+            patience_s = tries.begin(time.monotonic())
+            self.asked_at_s[key] = tries.since_s or 0.0
             try:
-                metrics, elapsed_ms = await self._metrics(session, key)
+                metrics, elapsed_ms = await self._metrics(session, key, patience_s)
             except (aiohttp.ClientError, UpstreamError, TimeoutError, OSError) as error:
-                failures += 1
+                if not tries.failed(time.monotonic(), timed_out=isinstance(error, TimeoutError)):
+                    continue
+                self.asked_at_s.pop(key, None)
                 if not isinstance(error, UpstreamError):  # a server that has no such page is there
-                    self.absent[key] = failures
-                    if failures == 1 and _nobody_there(error):
+                    self.absent[key] = tries.failures
+                    if tries.failures == 1 and _nobody_there(error):
                         self._picker.refused(key)
-                if failures == 3:
+                if tries.failures == 3:
                     log.warning("endpoint cannot be scraped", endpoint=key, error=str(error) or type(error).__name__)
                 continue
             finally:
-                self.asked_at_s.pop(key, None)
                 self._note_tried(key)
-            failures = 0
+            tries.answered()
+            self.asked_at_s.pop(key, None)
             self.absent.pop(key, None)
             if self._picker.signals(key, metrics, rtt_ms=rtt.update(elapsed_ms)):
                 log.info("engine restarted, its prefixes are forgotten", endpoint=key)
@@ -168,9 +176,10 @@ class Scraper:
             self._tried.add(key)
             self._first_try.set()
 
-    async def _metrics(self, session: aiohttp.ClientSession, key: str) -> tuple[EngineMetrics, float]:
+    async def _metrics(self, session: aiohttp.ClientSession, key: str, timeout_s: float) -> tuple[EngineMetrics, float]:
         began_s = time.perf_counter()
-        async with session.get(f"http://{key}/metrics", allow_redirects=False) as response:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with session.get(f"http://{key}/metrics", allow_redirects=False, timeout=timeout) as response:
             elapsed_ms = (time.perf_counter() - began_s) * 1000.0
             if response.status != 200:
                 raise UpstreamError(f"/metrics answered {response.status}")

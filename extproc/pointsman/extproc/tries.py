@@ -35,7 +35,7 @@ class Tries:
     def failed(self, now_s: float, *, timed_out: bool) -> bool:
         """The try was in vain; returns whether that proves anything."""
         since_s = self.since_s if self.since_s is not None else now_s
-        looked_s = now_s - since_s - self._attention.missed_s(since_s)
+        looked_s = self._attention.looked_s(since_s, now_s)
         if timed_out and (now_s - self._due_s > TOLERATED_S or looked_s < self._timeout_s / 2):
             return False
         self.failures, self.since_s = self.failures + 1, None
