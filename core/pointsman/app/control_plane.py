@@ -203,8 +203,7 @@ class ControlPlane:
             self._run_beside(stack, "configuration watcher", watcher.run())
             self._run_beside(stack, "state folder watcher", self.operations.follow())
             self._run_beside(stack, "rollouts", self.rollouts.run())
-            attention = self.failover.attention
-            self._scraper = Scraper(scraped, self.holder, registry=self.registry, attention=attention)
+            self._scraper = Scraper(scraped, self.holder, registry=self.registry, attention=self.failover.attention)
             self._run_beside(stack, "scraper", self._scraper.run())
             sites = SiteScraper(self.workers or self.picker, self.holder, registry=self.registry)
             self._run_beside(stack, "site metrics", sites.run())
