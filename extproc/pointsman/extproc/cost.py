@@ -13,14 +13,17 @@ Chosen on the tuning slice of the policy benchmark (docs/performance.md); `point
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
 
 from pointsman.core.model import Health
 from pointsman.extproc.prefix import BLOCK_TOKENS
-from pointsman.extproc.signals import Load
+from pointsman.extproc.signals import Load, is_nothing, nothing
 from pointsman.extproc.table import HEALTH_CODES, Chosen, EndpointTable, Floats, Mask
+
+_DEGRADED = HEALTH_CODES[Health.DEGRADED]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,22 +88,11 @@ class Terms:
 
     def total(self) -> Floats:
         """The score: lower is better."""
-        return (
-            self.network
-            + self.backlog
-            + self.own
-            + self.decode_tax
-            + self.kv_wait
-            + self.shadow
-            + self.stick
-            + self.penalty
-            + self.ramp
-            + self.degraded
-            + self.suspect
-            + self.price
-            + self.lora
-            + self.user
-        )
+        total = self.network + self.backlog
+        for column in _further(self):
+            if not is_nothing(column):
+                total += column
+        return total
 
     def first_byte_ms(self, load: Load, position: int) -> float:
         """What a candidate is expected to need until its first byte: no weights, no caution, only time.
@@ -116,25 +108,30 @@ class Terms:
         return {name: value for name, value in found.items() if value}
 
 
+_further = attrgetter(*[field.name for field in fields(Terms)][2:])
+
+
 def cached_tokens(table: EndpointTable, rows: Chosen, matched: npt.NDArray[np.int64], tokens: int) -> Floats:
     """Tokens that each engine holds, in its own whole blocks; the block of the last token is always computed."""
     cached = np.minimum(matched * float(BLOCK_TOKENS), max(0, tokens - 1))
     block = table.block_tokens[rows]
-    coarse = block > BLOCK_TOKENS
-    if coarse.any():
+    if np.fmax.reduce(block) > BLOCK_TOKENS:
+        coarse = block > BLOCK_TOKENS
         cached[coarse] = np.floor(cached[coarse] / block[coarse]) * block[coarse]
     return cached
 
 
 def uncached_tokens(model: CostModel, prompt_tokens: int, cached_tokens: Floats) -> Floats:
     """Tokens that each candidate must prefill."""
-    return np.maximum(float(model.min_uncached_tokens), prompt_tokens - cached_tokens)
+    uncached = prompt_tokens - cached_tokens
+    return np.maximum(uncached, float(model.min_uncached_tokens), out=uncached)
 
 
-def own_prefill_ms(table: EndpointTable, rows: Chosen, prompt_tokens: int, uncached: Floats) -> Floats:
-    """Our own prefill on each candidate: linear in the new tokens, and attention over what stands before them."""
-    reach = np.maximum(0.0, prompt_tokens - uncached / 2.0)
-    return np.asarray(table.prefill_ms[rows] * uncached + table.attention_ms[rows] * uncached * reach, dtype=np.float64)
+def own_prefill_ms(table: EndpointTable, row: int, prompt_tokens: int, uncached: float) -> float:
+    """Our own prefill on an endpoint: linear in the new tokens, and attention over what stands before them."""
+    reach = max(0.0, prompt_tokens - uncached / 2.0)
+    prefill_ms, attention_ms = table.rates[:, row].tolist()
+    return float(prefill_ms * uncached + attention_ms * uncached * reach)
 
 
 def score(
@@ -156,29 +153,28 @@ def score(
     to be gone; None: none.
     A request without a prompt (headers only) has 0 tokens: it is priced by load, network and penalties alone.
     """
-    zero = np.zeros(len(load.rtt_ms))
+    zero = nothing(len(load.rtt_ms))
     if prompt_tokens:
         uncached = uncached_tokens(model, prompt_tokens, cached_tokens)
-        own = _price_of_work(table, rows, prompt_tokens, uncached)
+        prefill_ms, attention_ms = (np.add.reduce(table.rates[:, rows], axis=1) / len(zero)).tolist()
+        own = _price_of_work(prefill_ms, attention_ms, prompt_tokens, uncached)
         fleet_backlog_ms = float(np.add.reduce(load.backlog_ms)) / len(zero)
         shadow = (model.shadow_base + model.shadow_weight * fleet_backlog_ms / model.shadow_reference_ms) * own
-        stick = _stick(model, table, rows, cached_tokens)
+        stick = _stick(model, prefill_ms, cached_tokens)
     else:
         uncached, own, shadow, stick = zero, zero, zero, zero
-    steps = np.ceil((load.pending_tokens + uncached) / model.step_tokens)
-    step_ms = model.decode_ms_per_request * load.running + model.decode_ms_per_context_token * load.context_tokens
-    degraded = np.where(table.health[rows] == HEALTH_CODES[Health.DEGRADED], model.degraded_ms, 0.0)
+    degraded = table.health[rows] == _DEGRADED
     return Terms(
         network=model.rtt_weight * load.rtt_ms,
         backlog=load.backlog_ms,
         own=own,
-        decode_tax=np.maximum(1.0, steps) * step_ms,
+        decode_tax=_decode_tax(model, load, uncached),
         kv_wait=_kv_wait(model, load, uncached),
         shadow=shadow,
         stick=stick,
         penalty=load.penalty_ms,
         ramp=load.ramp_ms,
-        degraded=degraded,
+        degraded=np.where(degraded, model.degraded_ms, 0.0) if np.logical_or.reduce(degraded) else zero,
         suspect=zero if suspects is None else np.where(suspects, model.suspect_ms, 0.0),
         price=_price(model, table, rows) if model.usd_weight_ms else zero,
         lora=zero if lora_ms is None else lora_ms,
@@ -186,33 +182,46 @@ def score(
     )
 
 
-def _price_of_work(table: EndpointTable, rows: Chosen, prompt_tokens: int, uncached: Floats) -> Floats:
-    """Our own prefill at the mean rate of the candidates, the same for all of them.
+def _price_of_work(prefill_ms: float, attention_ms: float, prompt_tokens: int, uncached: Floats) -> Floats:
+    """Our own prefill at the mean rates of the candidates, the same for all of them.
 
     How slow an endpoint is counts in its backlog, not here: a price by its own rate sends all new prompts to the fast
     ones, whose caches then lose what the slow ones' have room for (two speeds of GPUs: mean TTFT 28 % up, hits from
     0.70 to 0.56; docs/performance.md).
     """
-    reach = np.maximum(0.0, prompt_tokens - uncached / 2.0)
-    prefill_ms, attention_ms = _mean(table.prefill_ms[rows]), _mean(table.attention_ms[rows])
-    return np.asarray(prefill_ms * uncached + attention_ms * uncached * reach, dtype=np.float64)
+    own = uncached * -0.5
+    own += prompt_tokens  # the tokens that stand before them, on average
+    np.maximum(own, 0.0, out=own)
+    own *= attention_ms
+    own += prefill_ms
+    own *= uncached
+    return own
 
 
-def _mean(values: Floats) -> float:
-    return float(np.add.reduce(values)) / len(values)
+def _decode_tax(model: CostModel, load: Load, uncached: Floats) -> Floats:
+    """What the running requests add to the steps of our prefill."""
+    tax = load.pending_tokens + uncached
+    tax /= model.step_tokens
+    np.ceil(tax, out=tax)
+    np.maximum(tax, 1.0, out=tax)
+    tax *= model.decode_ms_per_request * load.running + model.decode_ms_per_context_token * load.context_tokens
+    return tax
 
 
-def _stick(model: CostModel, table: EndpointTable, rows: Chosen, cached: Floats) -> Floats:
-    best = float(cached.max())
+def _stick(model: CostModel, prefill_ms: float, cached: Floats) -> Floats:
+    best = float(np.maximum.reduce(cached))
     if best < model.warm_tokens:
-        return np.zeros(len(cached))
-    return np.where(cached < best / 2.0, model.stick_weight * _mean(table.prefill_ms[rows]) * (best - cached), 0.0)
+        return nothing(len(cached))
+    return np.where(cached < best / 2.0, model.stick_weight * prefill_ms * (best - cached), 0.0)
 
 
 def _kv_wait(model: CostModel, load: Load, uncached: Floats) -> Floats:
     """Time until enough KV is free: what is missing over the rate at which requests give theirs back."""
-    missing = np.fmax(load.kv_tokens + uncached - model.kv_full * load.capacity_tokens, 0.0)  # NaN is 0
-    return missing * model.residence_ms / np.maximum(load.kv_tokens, 1.0)
+    missing = load.kv_tokens + uncached
+    missing -= model.kv_full * load.capacity_tokens
+    if not np.fmax.reduce(missing) > 0.0:  # NaN: no capacity is known
+        return nothing(len(missing))
+    return np.asarray(np.fmax(missing, 0.0) * model.residence_ms / np.maximum(load.kv_tokens, 1.0), dtype=np.float64)
 
 
 def _price(model: CostModel, table: EndpointTable, rows: Chosen) -> Floats:

@@ -18,11 +18,12 @@ from pointsman.extproc import decision as reasons
 from pointsman.extproc.admission import Admission, admissions
 from pointsman.extproc.affinity import Homes
 from pointsman.extproc.calibrate import Calibration
-from pointsman.extproc.cost import CostModel, Terms, cached_tokens, own_prefill_ms, score, uncached_tokens
+from pointsman.extproc.candidates import CandidateFilter, Candidates
+from pointsman.extproc.cost import CostModel, Terms, cached_tokens, own_prefill_ms, score
 from pointsman.extproc.decision import Decision, PickRequest
 from pointsman.extproc.engines import Engines
 from pointsman.extproc.feedback import Feedback
-from pointsman.extproc.filters import Codes, Filtered, filter_rows
+from pointsman.extproc.filters import Codes, Filtered
 from pointsman.extproc.gossip import EndpointLoad, Loads, Outbox
 from pointsman.extproc.inflight import EXPIRY_S, Account, InFlight
 from pointsman.extproc.kv_events.mirror import Correction
@@ -88,6 +89,7 @@ class Picker:
         self._random = np.random.default_rng(seed)
         self._homes = Homes()
         self._suspicion = Suspicion(self.table)
+        self._candidates = CandidateFilter(self.table)
         self._turns: dict[str, int] = {}
         self._recent = RecentDecisions(recent)
         self._picks = 0
@@ -122,26 +124,33 @@ class Picker:
         pool = self.table.pool(request.pool)
         if pool is None:
             return self._refusal(request, (0, reasons.UNKNOWN_POOL))
-        codes = filter_rows(
-            self.table, pool, model=request.body.model, subset=request.subset, residency=request.residency
-        )
+        found = self._candidates.of(pool, request)
         suspects = self._suspicion.of(pool.span, now_s)
         if pool.tiering is not None:
             requests = self.table.requests[pool.rows] + self.table.remote_requests[pool.rows]
             at = draw(request.affinity or request.request_id or str(self._picks))
             confirmed = None if suspects is None else self._suspicion.confirmed(pool.span)
+            codes = found.codes.copy()
             hold_back(codes, pool.tiering, requests, at, suspects=suspects, confirmed=confirmed)
-        if codes.all():
+            found = self._candidates.left(pool, codes)
+        if not len(found.rows):
+            codes = found.codes
             wait_s = FULL_RETRY_AFTER_S if (codes == Filtered.FULL).any() else 0
             return self._refusal(request, reasons.why_none(codes), pool, codes, retry_after_s=wait_s)
-        return self._choose(request, now_s, pool, codes, suspects, counts=counts)
+        return self._choose(request, now_s, pool, found, suspects, counts=counts)
 
     def _choose(
-        self, request: PickRequest, now_s: float, pool: PoolRows, codes: Codes, suspects: Mask | None, *, counts: bool
+        self,
+        request: PickRequest,
+        now_s: float,
+        pool: PoolRows,
+        found: Candidates,
+        suspects: Mask | None,
+        *,
+        counts: bool,
     ) -> Decision:
-        rows = pool.rows[codes == 0] if codes.any() else pool.rows
+        rows, at, codes = found.rows, found.at, found.codes
         doubted = None if suspects is None else suspects[codes == 0]
-        at = pool.span if len(rows) == len(pool.rows) else rows
         table, body = self.table, request.body
         tokens = -(-body.prompt_bytes // BYTES_PER_TOKEN)
         hashes: list[int] = []
@@ -174,13 +183,13 @@ class Picker:
                 if wait_s:
                     return self._refusal(request, (429, reasons.OVER_OBJECTIVE), pool, codes, retry_after_s=wait_s)
             scores = terms.total()
-            order = by_cost(scores, load.running, rendezvous(table.key_hash[at], who[1]))
+            order = by_cost(scores, load.running, rendezvous(found.key_hash, who[1]))
             if counts and request.affinity:
                 self._homes.went(who, table.key(int(rows[order[0]])))
         else:
             order = last(self._plain_order(pool.name, rows), doubted)
-        best = top(order, table.site[at], suspects=doubted)
-        listed = rows[best].tolist()
+        best = top(order, found.sites, suspects=doubted)
+        listed = best_rows = rows[best].tolist()
         if pool.tiering is not None and len(rows) < len(pool.rows):
             requests = table.requests[pool.rows] + table.remote_requests[pool.rows]
             alike = rendezvous(table.key_hash[pool.rows], request.identity(hashes))
@@ -188,7 +197,7 @@ class Picker:
             listed = with_reserve(listed, table.site, spare, () if doubted is None else rows[doubted].tolist())
         pick_id = ""
         if counts:
-            account = self._account(request, now_s, rows[best[:1]], cached[best[:1]], hashes)
+            account = self._account(request, now_s, best_rows[0], float(cached[best[0]]), hashes)
             if load is not None and terms is not None:
                 account.ahead_ms = float(load.backlog_ms[best[0]]) if not body.problem else None
                 account.rtt_ms = float(load.rtt_ms[best[0]])
@@ -216,17 +225,16 @@ class Picker:
             order=order,
         )
 
-    def _account(self, request: PickRequest, now_s: float, chosen: Rows, cached: Floats, hashes: list[int]) -> Account:
-        """The account of a pick; `chosen` and `cached` have one element."""
+    def _account(self, request: PickRequest, now_s: float, row: int, held_tokens: float, hashes: list[int]) -> Account:
         body = request.body
         tokens = -(-body.prompt_bytes // BYTES_PER_TOKEN)
-        uncached = uncached_tokens(self._cost, tokens, cached) if tokens else np.zeros(1)
+        uncached = max(float(self._cost.min_uncached_tokens), tokens - held_tokens) if tokens else 0.0
         return Account(
-            row=int(chosen[0]),
+            row=row,
             opened_at_s=now_s,
             heard_at_s=now_s,
-            prefill_ms=float(own_prefill_ms(self.table, chosen, tokens, uncached)[0]),
-            uncached_tokens=int(uncached[0]),
+            prefill_ms=own_prefill_ms(self.table, row, tokens, uncached),
+            uncached_tokens=int(uncached),
             context_tokens=tokens,
             hashes=tuple(hashes),
             pool=request.pool,

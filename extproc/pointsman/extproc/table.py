@@ -165,6 +165,8 @@ class EndpointTable:
         self._site_of: dict[str, int] = {}
         self._first_plan = True
         self.model_sets: list[frozenset[str] | None] = [None]
+        self.models_version = 0
+        """Another number whenever the models of an endpoint have changed."""
         self.site_names: list[str] = []
         self.site_draining: Mask = np.zeros(0, dtype=np.bool_)
         self.site_usd: Floats = np.zeros(0)
@@ -201,7 +203,10 @@ class EndpointTable:
             if len(self.model_sets) > 2 * len(self._keys):
                 self._compact_model_sets()
             self.model_sets.append(names)
-        self.model_set[row] = self.model_sets.index(names)
+        number = self.model_sets.index(names)
+        if self.model_set[row] != number:
+            self.model_set[row] = number
+            self.models_version += 1
 
     def _compact_model_sets(self) -> None:
         """Drop the sets that no row has any more: adapters come and go."""
