@@ -89,6 +89,7 @@ class Plane:
         self.manifests = manifests(config)
         self.plan: Plan
         self.looks = 0
+        self.views: dict[str, EndpointView] = {}
         self.operations = Operations(
             state=folder,
             clock=clock,
@@ -136,7 +137,7 @@ class Plane:
     def _views(self, attention: Attention) -> dict[str, EndpointView]:
         del attention
         self.looks += 1
-        return {}
+        return self.views
 
     def _publish(self, plan: Plan) -> None:
         self.plan = plan
@@ -206,6 +207,51 @@ async def test_an_endpoint_that_nobody_knows_is_not_drained(tmp_path: Path, abou
         known = plane.plan.pools[0].groups[0].endpoints[0].key
         await plane.act(Action.DRAIN, endpoint=known, force=True)
         await plane.act(Action.DRAIN, endpoint=known, force=True)
+
+
+FLEET_OF_ALL = """\
+---
+apiVersion: pointsman.dev/v1alpha1
+kind: InferenceFleet
+metadata:
+  name: all
+spec:
+  poolRef: {name: stable}
+  members: [{site: east}, {site: west}]
+---
+apiVersion: pointsman.dev/v1alpha1
+kind: FailoverPolicy
+metadata:
+  name: careful
+spec:
+  targetRefs: [{group: pointsman.dev, kind: InferenceFleet, name: all}]
+  tiers: [{sites: [east, west]}]
+"""
+ALWAYS_FROZEN = """\
+  safety:
+    freeze: [{cron: "* * * * *", for: 1h}]
+"""
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+async def test_the_freeze_of_a_fleet_holds(tmp_path: Path, *, frozen: bool) -> None:
+    """For what automation would do, for planned work, and not for the pools that the fleet is made of."""
+    config = TWO_SITES + FLEET_OF_ALL + (ALWAYS_FROZEN if frozen else "")
+    async with running(Plane(tmp_path, config)) as plane:
+        await plane.failover.leading()
+        assert plane.state(pool="default/all") == "Healthy"
+        if frozen:
+            with pytest.raises(FailoverError, match="freeze window"):
+                await plane.act(Action.DRAIN, site="west", pool="default/all")
+        gone = ("10.0.0.1:8000", "10.0.0.2:8000")
+        plane.views = {key: EndpointView(endpoint=key, metrics_age_s=3.0, scrape_failing=True) for key in gone}
+        plane.views["10.0.1.1:8000"] = EndpointView(endpoint="10.0.1.1:8000", metrics_age_s=0.1)
+        await eventually(lambda: plane.state() == "Failed", what="the pool's own default policy leaves the site")
+        left = "Suspect" if frozen else "Failed"
+        await eventually(lambda: plane.state(pool="default/all") == left, what=f"the fleet's site is {left}")
+        policy = next(one for one in plane.failover.status() if one["name"] == "FailoverPolicy/default/careful")
+        assert [one["site"] for one in policy["proposals"]] == (["east"] if frozen else [])
+        assert (("default/all", "east") in plane.out) is not frozen
 
 
 async def test_a_slow_write_does_not_undo_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
