@@ -66,7 +66,8 @@ class Silent(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Account:
-    """One request in flight. Tokens are those of the prompt; `hashes` are its prefix blocks.
+    """One request in flight. Tokens are those of the prompt; `hashes` are its prefix blocks, `prompt` is a hash of it
+    all, None: not known.
 
     `ahead_ms` is the backlog that the pick saw at its endpoint, None where the TTFT teaches nothing; `rtt_ms` the round
     trip it counted with. `expected_ms` is all that it expected until the first byte, None: not known; `streaming`:
@@ -83,6 +84,7 @@ class Account:
     context_tokens: int
     hashes: tuple[int, ...] = ()
     pool: str = ""
+    prompt: int | None = None
     pending: bool = True
     due_at_s: float = math.inf
     ahead_ms: float | None = None

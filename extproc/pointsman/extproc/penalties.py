@@ -1,9 +1,13 @@
-"""Failures of endpoints in the table: 429, 503 and broken connections cost milliseconds that fade."""
+"""Failures of endpoints in the table: 429, 503 and broken connections cost milliseconds that fade; 500 does where it is
+the endpoint's fault."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 
+from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.signals import faded_penalty_ms
 from pointsman.extproc.table import EndpointTable
 
@@ -15,6 +19,45 @@ MAX_RETRY_AFTER_S = 30.0
 
 MAX_PENALTY_MS = 20_000.0
 """Failures in a row: enough to be the last resort, forgotten within half a minute."""
+
+BROKEN_RUN = 10
+"""Answers with 500 in a row, to as many prompts, that make an endpoint broken. A client whose prompts all fail, ten a
+second beside seventeen good ones, comes to that in a row once in ten minutes; an endpoint that fails at everything does
+so before Envoy ejects it (25)."""
+
+REMEMBERED_PROMPTS = 1_024
+"""Prompts that failed with 500 and are remembered, 0.1 MB: who repeats one counts once."""
+
+
+class Blame:
+    """Whose fault a failure is. A 500 may be the request's: whoever repeats one that no endpoint can answer must not
+    drive the others from their caches. Rows are those of the table."""
+
+    def __init__(self) -> None:
+        self._runs: dict[int, int] = {}
+        self._failed: OrderedDict[int, None] = OrderedDict()
+
+    def falls_on(self, row: int, entry: Feedback, prompt: int | None) -> bool:
+        """Whether the endpoint `row` is to blame for how a request ended. `prompt` is a hash of it, None: not known."""
+        if entry.status != 500 or entry.failed:
+            if 200 <= entry.status < 300:
+                self._runs.pop(row, None)
+                if self._failed and prompt is not None:
+                    self._failed.pop(prompt, None)  # so it was the endpoint's fault
+            return entry.overloaded or entry.broken
+        run = self._runs.get(row, 0)
+        if prompt is None or prompt not in self._failed:
+            run = self._runs[row] = run + 1
+        if prompt is not None:
+            self._failed[prompt] = None
+            self._failed.move_to_end(prompt)
+            if len(self._failed) > REMEMBERED_PROMPTS:
+                self._failed.popitem(last=False)
+        return run >= BROKEN_RUN
+
+    def forget(self, row: int) -> None:
+        """The row is another endpoint's now."""
+        self._runs.pop(row, None)
 
 
 def penalise(table: EndpointTable, row: int, now_s: float, retry_after_s: float = 0.0) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import xxhash
 
 from pointsman.core.clock import Clock
 from pointsman.core.engine_metrics import EngineMetrics
@@ -28,7 +29,7 @@ from pointsman.extproc.gossip import EndpointLoad, Loads, Outbox
 from pointsman.extproc.inflight import EXPIRY_S, Account, InFlight
 from pointsman.extproc.kv_events.mirror import Correction
 from pointsman.extproc.model_rules import ModelRules
-from pointsman.extproc.penalties import penalise
+from pointsman.extproc.penalties import Blame, penalise
 from pointsman.extproc.pick import Order, PickPolicy, by_cost, by_outstanding, by_turn, rendezvous, top
 from pointsman.extproc.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
 from pointsman.extproc.recent import RECENT_DECISIONS, RecentDecisions
@@ -88,6 +89,7 @@ class Picker:
         self._instance = instance
         self._random = np.random.default_rng(seed)
         self._homes = Homes()
+        self._blame = Blame()
         self._suspicion = Suspicion(self.table)
         self._candidates = CandidateFilter(self.table)
         self._turns: dict[str, int] = {}
@@ -104,6 +106,7 @@ class Picker:
         self.model_rules.apply(plan)
         for row in changes.freed:
             self._engines.forget(row)
+            self._blame.forget(row)
             if self._calibration is not None:
                 self._calibration.forget(row)
 
@@ -237,6 +240,7 @@ class Picker:
             uncached_tokens=int(uncached),
             context_tokens=tokens,
             hashes=tuple(hashes),
+            prompt=hashes[-1] if hashes else xxhash.xxh3_64_intdigest(body.prompt),
             pool=request.pool,
             reported=request.reported,
             streaming=body.stream if body.prompt_bytes and not body.problem else None,
@@ -295,7 +299,8 @@ class Picker:
             self.inflight.first_token(entry.pick_id)
         if entry.ended:
             row = served if served is not None else account.row if account is not None else None
-            if row is not None and (entry.overloaded or entry.broken):
+            prompt = account.prompt if account is not None else None
+            if row is not None and self._blame.falls_on(row, entry, prompt):
                 penalise(self.table, row, now_s, entry.retry_after_s if entry.overloaded else 0.0)
             self.inflight.close(entry.pick_id)
         return account
