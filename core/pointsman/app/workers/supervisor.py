@@ -33,7 +33,7 @@ from pointsman.core.errors import PeerError
 from pointsman.core.model import Plan
 from pointsman.core.tasks import error_of, together
 from pointsman.extproc import Feedback, Picker, PickPolicy
-from pointsman.extproc.inflight import Silent
+from pointsman.extproc.inflight import LOST_S, Silent
 from pointsman.extproc.kv_events.mirror import Correction
 from pointsman.extproc.peers import GossipNode, Link
 from pointsman.picker.v1 import gossip_pb2
@@ -71,6 +71,10 @@ class _Running:
     def send(self, message: frames.ToWorker, *, droppable: bool = False) -> None:
         if not (droppable and self.writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES):
             self.writer.write(frames.frame(message))
+
+    def still_silent(self, now_s: float) -> list[Silent]:
+        """The requests that it reported; of a worker that is silent itself it is not known any more who waits."""
+        return self.silent if now_s - self.silent_from_s <= LOST_S else []
 
     def answer(self, number: int, value: Any) -> None:
         """What the worker says to a question; one that nobody waits for any more is gone."""
@@ -232,7 +236,8 @@ class PickerWorkers:
 
     def silent(self) -> list[Silent]:
         """The requests of all workers that wait for their first byte, as `InFlight.silent`."""
-        return [request for running in self._running.values() for request in running.silent]
+        now_s = self._clock.monotonic_s()
+        return [request for running in self._running.values() for request in running.still_silent(now_s)]
 
     def drain(self) -> None:
         """Let all workers say NOT_SERVING, before they are stopped."""
