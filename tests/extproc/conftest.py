@@ -157,6 +157,19 @@ def bootstrap(
     }
     small = {"@type": f"{TYPE}.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 65536}}
     small_buffer = dict.fromkeys(BUFFERS, small)
+    failed_attempts = {
+        "name": "envoy.access_loggers.http_grpc",
+        "filter": {"response_flag_filter": {"flags": ["UF", "UC"]}},
+        "typed_config": {
+            "@type": f"{TYPE}.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+            "common_config": {
+                "log_name": wire.ALS_LOG_NAME,
+                "transport_api_version": "V3",
+                "grpc_service": picker,
+                "buffer_size_bytes": 0,
+            },
+        },
+    }
     manager = {
         "@type": f"{TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
@@ -201,7 +214,7 @@ def bootstrap(
             *([] if duplex else [{"name": BUFFERS[1], "typed_config": buffer}]),
             {
                 "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{TYPE}.filters.http.router.v3.Router"},
+                "typed_config": {"@type": f"{TYPE}.filters.http.router.v3.Router", "upstream_log": [failed_attempts]},
             },
         ],
     }

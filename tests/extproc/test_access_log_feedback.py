@@ -131,6 +131,15 @@ def test_only_the_downstream_end_ends() -> None:
     assert not from_entry(made(intermediate_log_entry=True)).ended
 
 
+def test_an_attempt_that_failed_is_told_apart_and_names_its_request() -> None:
+    entry = made(access_log_type="UpstreamEnd", upstream="10.0.0.1:80", flag="upstream_connection_failure")
+    entry.request.request_id = "abc"
+    found = from_entry(entry)
+    assert (found.attempt, found.ended, found.upstream, found.request_id) == (True, False, "10.0.0.1:80", "abc")
+    entry.common_properties.access_log_type = accesslog_pb2.DownstreamEnd
+    assert (from_entry(entry).attempt, from_entry(entry).request_id) == (False, "")
+
+
 @given(st.binary(max_size=300))
 def test_any_message_that_decodes_is_read(data: bytes) -> None:
     try:

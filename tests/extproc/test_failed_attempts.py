@@ -50,6 +50,29 @@ async def test_a_retry_tells_where_the_first_attempt_failed(gateway: Gateway, to
     assert entry.expected_ms > 0.0
 
 
+async def test_an_endpoint_without_a_listener_is_asked_once_and_not_again(
+    gateway: Gateway, told: list[Feedback]
+) -> None:
+    dead, *others = [*gateway.near, *gateway.far]
+    for waiting, upstream in enumerate([dead, *others]):
+        gateway.picker.signals(upstream.key, EngineMetrics(waiting=float(waiting)))
+    await dead.stop()
+    for upstream in others:  # the request does not end: what is known comes from its attempt alone
+        upstream.gate.clear()
+    asking = asyncio.create_task(gateway.post(json=CHAT))
+    table = gateway.picker.table
+    row = table.row(dead.key)
+    await eventually(lambda: table.suspect_s[row] > table.proven_s[row])
+    for upstream in others:
+        upstream.gate.set()
+    for _ in range(5):
+        assert (await gateway.post(json=CHAT))[0] == 200
+    assert (await asking)[0] == 200
+    await eventually(lambda: sum(entry.ended for entry in told) == 6)
+    assert sorted(entry.attempts for entry in told if entry.ended) == [1, 1, 1, 1, 1, 2]
+    assert not any(entry.attempt for entry in told)
+
+
 async def test_a_retry_after_an_answer_tells_who_gave_it(gateway: Gateway, told: list[Feedback]) -> None:
     broken, second = gateway.near[1], gateway.far[0]
     for waiting, key in enumerate([broken.key, second.key, gateway.near[0].key, gateway.far[1].key]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,9 +72,6 @@ def tiered(*, cap: int = 0) -> Plan:
         SiteGroup(site="far", priority=1, weight=1, endpoints=far.endpoints, tier=1, max_concurrent=cap),
     )
     return Plan(sites=(Site(name="near"), Site(name="far")), pools=(Pool(name=POOL, groups=groups),))
-
-
-Witness = Callable[..., None]
 
 
 @pytest.mark.parametrize("policy", list(PickPolicy))
@@ -217,6 +214,28 @@ def test_who_is_sent_on_counts_where_he_goes() -> None:
     entry = Feedback(pick_id=made.pick_id, ended=True, upstream=made.endpoints[1], status=200, attempts=2)
     account = watched.picker.feedback(entry)
     assert watched.picker.inflight.told(entry, account).first_choice == made.endpoints[0]
+    assert not watched.picker.table.requests.any()
+
+
+def test_an_answer_that_breaks_off_goes_nowhere_else() -> None:
+    watched = Watched()
+    made = watched.pick()
+    first, second = (watched.picker.table.row(key) or 0 for key in made.endpoints[:2])
+    entry = Feedback(pick_id="", ended=False, upstream=made.endpoints[0], status=200, attempt=True)
+    watched.picker.attempt_failed(replace(entry, request_id=made.request_id))
+    assert watched.picker.table.requests[[first, second]].tolist() == [1, 0]
+    assert watched.pick().endpoints[0] != made.endpoints[0]
+
+
+def test_who_was_not_sent_on_blames_nobody_else() -> None:
+    watched = Watched()
+    made = watched.pick()
+    _, second = (watched.picker.table.row(key) or 0 for key in made.endpoints[:2])
+    watched.failed(made.endpoints[0], request_id=made.request_id)
+    entry = Feedback(pick_id=made.pick_id, ended=True, upstream=made.endpoints[0], status=503, failed=True)
+    account = watched.picker.feedback(entry)
+    assert watched.picker.table.penalty_ms[second] == 0.0
+    assert watched.picker.inflight.told(entry, account).first_choice == ""
     assert not watched.picker.table.requests.any()
 
 

@@ -73,7 +73,8 @@ class Account:
     trip it counted with. `expected_ms` is all that it expected until the first byte, None: not known; `streaming`:
     the answer comes in pieces, None: not known. `moved_from` is the row of the first choice where another serves.
     `reports`: how often the gateway has said that there is no byte yet; `told`: of the first byte, or the end.
-    `reported`: its gateway tells of each running request, again and again.
+    `reported`: its gateway tells of each running request, again and again. `presumed`: where it was sent on to is
+    known by its pick alone.
     """
 
     row: int
@@ -83,8 +84,8 @@ class Account:
     uncached_tokens: int
     context_tokens: int
     hashes: tuple[int, ...] = ()
-    pool: str = ""
     prompt: int | None = None
+    pool: str = ""
     pending: bool = True
     due_at_s: float = math.inf
     ahead_ms: float | None = None
@@ -95,6 +96,7 @@ class Account:
     reports: int = 0
     told: bool = False
     reported: bool = False
+    presumed: bool = False
 
 
 class InFlight:
@@ -174,7 +176,7 @@ class InFlight:
         if entry.ttft_ms is None and not entry.ended:
             account.reports += 1
             return entry if not forwarded else replace(entry, cluster=account.pool, forwarded=True)
-        moved = account.moved_from is not None
+        moved = account.moved_from is not None and account.moved_from != account.row
         news = not account.told
         judged = news and not moved and entry.attempts <= 1 and account.streaming is True
         account.told = True
@@ -185,7 +187,7 @@ class InFlight:
             cluster=entry.cluster or account.pool,
             expected_ms=account.expected_ms if judged else None,
             streaming=account.streaming,
-            first_choice=self._table.key(account.moved_from) if account.moved_from is not None else "",
+            first_choice=self._table.key(account.moved_from) if account.moved_from is not None and moved else "",
             forwarded=forwarded,
         )
 

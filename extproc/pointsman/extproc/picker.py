@@ -307,8 +307,10 @@ class Picker:
 
     def _passed_over(self, pick_id: str, account: Account, row: int, now_s: float) -> None:
         """Envoy passed over our choice, or gave up on it: it knows something that we do not."""
-        penalise(self.table, account.row, now_s)
+        if not account.presumed:
+            penalise(self.table, account.row, now_s)
         account.ahead_ms = None
+        account.presumed = False
         self.inflight.move(pick_id, row)
 
     def attempt_failed(self, entry: Feedback) -> None:
@@ -321,8 +323,10 @@ class Picker:
         made = self._recent.find(entry.request_id)
         account = None if made is None else self.inflight.get(made.pick_id)
         following = None if made is None else self.table.row(made.after(entry.upstream))
-        if made is not None and account is not None and account.row == row and following is not None:
+        begun = entry.status != 0  # an answer that broke off goes nowhere else
+        if made is not None and account is not None and account.row == row and following is not None and not begun:
             self._passed_over(made.pick_id, account, following, now_s)
+            account.presumed = True
 
     def refused(self, key: str) -> None:
         """A scrape found that nobody listens at an endpoint."""
