@@ -31,6 +31,7 @@ from pointsman.core.model import (
 from pointsman.core.snapshot import PlanHolder
 from pointsman.xds import BuildOptions, XdsServer, bootstrap
 from pointsman.xds.services import ClientStatus, LoadReports, add_health, add_reflection
+from pointsman.xds.stream import StreamTimes
 from support.waiting import eventually
 
 GATEWAY = "default/gw"
@@ -43,7 +44,9 @@ class Plane:
     def __init__(self) -> None:
         self.holder = PlanHolder()
         self.registry = CollectorRegistry()
-        self.xds = XdsServer(self.holder, BuildOptions(picker_port=1), self.registry)
+        options = BuildOptions(picker_port=1)
+        times = StreamTimes(warm_s=(options.health_timeout_ms + 200) / 1000, linger_s=0.0)  # nobody sends requests
+        self.xds = XdsServer(self.holder, options, self.registry, times=times)
         self.loads = LoadReports(self.xds.find_gateway, self.registry, interval_s=0.2)
         self.status = ClientStatus(self.xds.streams)
 
