@@ -297,7 +297,7 @@ class Failover:
 
     def _tick(self) -> None:
         now_s, wall_s = self._clock.monotonic_s(), self._clock.wall_s()
-        self.attention.look(now_s)
+        self._metrics.missed.inc(self.attention.look(now_s))
         views = self._views(self.attention)
         waiting = waiting_of(self._silent(), self._members, now_s)
         effects: list[tuple[Run, Effect]] = []

@@ -210,6 +210,11 @@ class FailoverMetrics:
             buckets=RTO_BUCKETS_S,
             registry=registry,
         )
+        self.missed = Counter(
+            "pointsman_failover_missed_seconds",
+            "Time that does not count as evidence of absence, since the control plane itself was late.",
+            registry=registry,
+        )
         self._seen: dict[str, dict[str, Phase]] = {}
         self._shown: dict[str, set[tuple[str, str]]] = {}
         self._measured_at_s: dict[str, float] = {}

@@ -40,23 +40,21 @@ class Attention:
     def __init__(self) -> None:
         self._stretches: list[_Late] = []
         self._last_s: float | None = None
-        self.lag_s = 0.0
-        """By how much the last look was late."""
         self.total_s = 0.0
         """All that was ever missed."""
 
-    def look(self, now_s: float) -> None:
-        """We look now."""
+    def look(self, now_s: float) -> float:
+        """We look now; returns how much of the time since the last look was missed."""
         last_s, self._last_s = self._last_s, now_s
-        self.lag_s = 0.0 if last_s is None else max(0.0, now_s - last_s - TICK_S)
-        if last_s is None or self.lag_s <= TOLERATED_S:
-            return
+        if last_s is None or now_s - last_s - TICK_S <= TOLERATED_S:
+            return 0.0
         took_s = now_s - last_s
-        before_s = self.total_s
-        self.total_s += took_s - TICK_S * (TICK_S / took_s)
+        before_s, missed_s = self.total_s, took_s - TICK_S * (TICK_S / took_s)
+        self.total_s += missed_s
         if self._stretches and now_s - self._stretches[0].ended_s > 2 * KEPT_S:
             self._stretches = [one for one in self._stretches if now_s - one.ended_s <= KEPT_S]
         self._stretches.append(_Late(last_s, now_s, before_s, self.total_s))
+        return missed_s
 
     def pause(self) -> None:
         """Nobody looks from now on, which is no lateness."""
