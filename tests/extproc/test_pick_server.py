@@ -73,6 +73,17 @@ async def test_a_gateway_is_asked_to_wait_for_a_large_body() -> None:
     await server.stop(0)
 
 
+@pytest.mark.parametrize("length", [10, HEAVY_BYTES + 1], ids=["small", "read by a thread"])
+async def test_what_is_no_message_ends_its_call(length: int) -> None:
+    server = native_server(Picker(SystemClock()), CollectorRegistry(), GrpcHealth())
+    port = server.listen("127.0.0.1", 0, shared=False)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.stream_stream(f"/{EXT_PROC_SERVICE}/Process")(timeout=20)
+        await call.write(b"\xff" * length)
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await server.stop(0)
+
+
 @pytest.mark.parametrize("error", [ssl.SSLError("no key"), ValueError("no text"), PeerError("no certificates")])
 async def test_a_certificate_that_cannot_be_used_ends_one_connection_and_is_told(error: Exception) -> None:
     def contexts() -> ssl.SSLContext:

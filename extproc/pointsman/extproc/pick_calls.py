@@ -39,6 +39,9 @@ _SINGLE: Final = (PROFILE_HEADER.encode(), PROFILE_SINGLE.encode())
 MAX_BEHIND: Final = 64
 """Messages that may wait while a thread reads a body. After the body of a request come trailers, so one does."""
 
+_Heavy = tuple[ext_proc.ProcessingRequest, ReadBody | None]
+"""A message and its body, as a thread has read them."""
+
 log = structlog.get_logger()
 
 
@@ -86,7 +89,7 @@ class _Process:
         self._single = _SINGLE in call.metadata
         self._exchange = Exchange(service.picker, default_pool=service.default_pool, reported=self._single)
         self._behind: deque[bytes] = deque()
-        self._reading: asyncio.Future[ReadBody] | None = None
+        self._reading: asyncio.Future[_Heavy] | None = None
         self._ended = False
         self._began_s = 0.0
         if self._single:
@@ -100,6 +103,9 @@ class _Process:
                 self._behind.append(data)
             return
         self._began_s = time.perf_counter()
+        if len(data) > HEAVY_BYTES:
+            self._apart(functools.partial(self._whole, data))
+            return
         try:
             message = ext_proc.ProcessingRequest.FromString(data)
         except DecodeError as error:
@@ -110,12 +116,20 @@ class _Process:
             self._answer(message, None)
             return
         crowd = crowd_of(due.raw)
-        if not is_heavy(due.raw, crowd):
+        if is_heavy(due.raw, crowd):
+            self._apart(lambda: (message, self._exchange.read(due, crowd)))
+        else:
             self._answer(message, self._exchange.read(due, crowd))
-            return
-        loop, readers = asyncio.get_running_loop(), self._service.readers
-        self._reading = loop.run_in_executor(readers, self._exchange.read, due, crowd)
-        self._reading.add_done_callback(functools.partial(self._read, message))
+
+    def _apart(self, work: Callable[[], _Heavy]) -> None:
+        """In a thread. Nothing else is done for this stream meanwhile."""
+        self._reading = asyncio.get_running_loop().run_in_executor(self._service.readers, work)
+        self._reading.add_done_callback(self._read)
+
+    def _whole(self, data: bytes) -> _Heavy:
+        message = ext_proc.ProcessingRequest.FromString(data)
+        due = self._exchange.body_due(message)
+        return message, None if due is None else self._exchange.read(due)
 
     def _coming(self, length_bytes: int) -> None:
         """A message has begun. A picker that is alive asks for time before the usual wait is over; one that is frozen
@@ -134,13 +148,18 @@ class _Process:
         self._behind.clear()
         self._exchange.closed()
 
-    def _read(self, message: ext_proc.ProcessingRequest, reading: asyncio.Future[ReadBody]) -> None:
-        """A thread has read the body of `message`; what came meanwhile is next."""
+    def _read(self, reading: asyncio.Future[_Heavy]) -> None:
+        """A thread has read a body; what came meanwhile is next."""
         self._reading = None
         if reading.cancelled() or not self._call.open:
             return
         with self._call.contained():
-            self._answer(message, reading.result())
+            try:
+                message, read = reading.result()
+            except DecodeError as error:
+                self._fail(f"no ProcessingRequest: {error}")
+            else:
+                self._answer(message, read)
             while self._behind and self._reading is None and self._call.open:
                 self.message(self._behind.popleft())
             if self._ended and self._reading is None:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Protocol
 from urllib.parse import quote
 
+from pointsman.extproc.http2 import frames
 from pointsman.extproc.http2.connection import Connection, Event, Opened, Received
 from pointsman.extproc.http2.header_blocks import Headers, header_block
 
@@ -57,7 +58,19 @@ class Call:
     """One call, for the method that answers it. `on_coming`, where the method sets it, hears the length in bytes of a
     message whose end is still to come, before the message itself."""
 
-    __slots__ = ("_calls", "_chunks", "_needed", "_size", "_stream", "heard", "metadata", "on_coming", "open", "wake")
+    __slots__ = (
+        "_begun",
+        "_calls",
+        "_chunks",
+        "_needed",
+        "_size",
+        "_stream",
+        "heard",
+        "metadata",
+        "on_coming",
+        "open",
+        "wake",
+    )
 
     def __init__(self, calls: Calls, stream: int, metadata: Headers, wake: Callable[[], None]) -> None:
         self._calls = calls
@@ -70,6 +83,7 @@ class Call:
         self._chunks: list[bytes] = []
         self._size = 0
         self._needed = _PREFIX.size
+        self._begun = False  # the prefix of a message was read, and not all of the message is there
 
     def send(self, message: bytes) -> None:
         """One message to the caller; nothing happens where it left."""
@@ -86,20 +100,24 @@ class Call:
         found: list[bytes] = []
         while self._size >= self._needed:
             whole = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
-            compressed, length = _PREFIX.unpack_from(whole)
-            if compressed:
-                raise ValueError("a compressed message; none was offered")
-            if length > MAX_MESSAGE_BYTES:
-                raise ValueError(f"a message of {length} bytes; {MAX_MESSAGE_BYTES} are the limit")
-            self._needed = _PREFIX.size + length
-            if self._size < self._needed:
-                self._chunks = [whole]
-                if self.on_coming is not None:
-                    self.on_coming(length)
-                break
-            found.append(whole[_PREFIX.size : self._needed])
-            rest = whole[self._needed :]
-            self._chunks, self._size, self._needed = [rest] if rest else [], len(rest), _PREFIX.size
+            if self._begun:
+                found.append(whole[: self._needed])  # no copy where nothing follows, as it is with one message a call
+                rest, self._needed, self._begun = whole[self._needed :], _PREFIX.size, False
+            else:
+                compressed, length = _PREFIX.unpack_from(whole)
+                if compressed:
+                    raise ValueError("a compressed message; none was offered")
+                if length > MAX_MESSAGE_BYTES:
+                    raise ValueError(f"a message of {length} bytes; {MAX_MESSAGE_BYTES} are the limit")
+                end = _PREFIX.size + length
+                if len(whole) >= end:
+                    found.append(whole[_PREFIX.size : end])
+                    rest = whole[end:]
+                else:
+                    rest, self._needed, self._begun = whole[_PREFIX.size :], length, True
+                    if self.on_coming is not None:
+                        self.on_coming(length)
+            self._chunks, self._size = [rest] if rest else [], len(rest)
         return found
 
     def contained(self) -> AbstractContextManager[None]:
@@ -179,7 +197,12 @@ class Calls:
         if stream not in self._calls:
             return
         self._answer(stream)
-        self._connection.send_data(stream, _PREFIX.pack(0, len(message)) + message)
+        prefix = _PREFIX.pack(0, len(message))
+        if len(message) <= frames.DEFAULT_FRAME_BYTES:
+            self._connection.send_data(stream, prefix + message)
+        else:
+            self._connection.send_data(stream, prefix)
+            self._connection.send_data(stream, message)
 
     def finish(self, stream: int, status: int, why: str) -> None:
         """The status of a call that is open."""
