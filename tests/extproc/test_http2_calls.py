@@ -10,6 +10,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import hpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -359,6 +360,60 @@ def test_remembered_headers_follow_the_table() -> None:
     reader.read(other)
     assert reader.read(b"\xbe") == ((b"b", b"2"),)
     assert reader.read(b"\xbf") == ((b"a", b"1"),)
+
+
+HEADER = st.sampled_from(
+    [(b":method", b"POST"), (b":path", b"/s/M"), (b"te", b"trailers"), (b"content-type", b"application/grpc")]
+) | st.tuples(st.sampled_from([b"traceparent", b"x", b"n" * 130]), st.binary(max_size=200))
+
+
+@given(st.lists(st.lists(HEADER, max_size=6), max_size=12), st.integers(0, 12), st.integers(0, 14))
+def test_headers_are_read_alike_with_and_without_a_dynamic_table(
+    calls: list[list[tuple[bytes, bytes]]], without_at: int, with_at: int
+) -> None:
+    reader, encoder = HeaderReader(), hpack.Encoder()
+    for number, headers in enumerate([*calls, *calls]):
+        if number == without_at:
+            encoder.header_table_size = 0
+        if number == with_at:
+            encoder.header_table_size = 4_096
+        assert reader.read(encoder.encode(headers)) == tuple(headers)
+
+
+def test_a_trace_of_each_call_lets_the_other_headers_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, encoder, read = HeaderReader(), hpack.Encoder(), 0
+    encoder.header_table_size = 0
+    decode = hpack.Decoder.decode
+
+    def counted(self: hpack.Decoder, data: bytes, raw: bool = False) -> Any:
+        nonlocal read
+        read += len(data)
+        return decode(self, data, raw=raw)
+
+    monkeypatch.setattr(hpack.Decoder, "decode", counted)
+    for number in range(200):
+        constant = [(b":path", b"/s/M"), (b"x", b"v" * 100)]
+        assert reader.read(encoder.encode([*constant, (b"traceparent", b"%d" % number)]))[:2] == tuple(constant)
+    assert read < 200 * len(encoder.encode(constant))
+
+
+@pytest.mark.parametrize(
+    "block", [b"\xbe", b"\x40\x7f\xff\xff\xff\xff\xff\xff", b"\x82\x40", b"\x82\x00\x05abc", b"\x80"]
+)
+def test_a_bad_block_ends_the_connection_without_a_table_too(block: bytes) -> None:
+    reader = HeaderReader()
+    assert reader.read(b"\x20\x82") == ((b":method", b"GET"),)
+    with pytest.raises(Http2Error):
+        reader.read(block)
+
+
+def test_headers_past_the_limit_are_refused_however_they_come() -> None:
+    reader = HeaderReader()
+    value = b"v" * 100
+    many = b"".join(b"\x00\x01" + bytes((97 + n,)) + bytes((len(value),)) + value for n in range(20))
+    assert reader.read(b"\x20" + many)
+    with pytest.raises(Http2Error):
+        reader.read(many * 40)
 
 
 def test_long_values_are_written_as_others_read_them() -> None:

@@ -90,6 +90,7 @@ class Connection:
         self._peer_frame = frames.DEFAULT_FRAME_BYTES
         self._events: list[Event] = []
         ours = {
+            frames.HEADER_TABLE_SIZE: 0,
             frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
             frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW_BYTES,
             frames.MAX_HEADER_LIST_SIZE: MAX_HEADER_LIST_BYTES,
