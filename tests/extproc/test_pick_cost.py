@@ -74,6 +74,19 @@ def test_the_shadow_price_grows_with_the_backlog_of_the_fleet() -> None:
     assert terms.backlog == pytest.approx([1000, 1000, 0, 0])
 
 
+@pytest.mark.parametrize(
+    ("backlogs", "counted"),
+    [([8000, 100, 200, 0], 200), ([500, 500, 500, 0], 375), ([8000, 0], 4000), ([700], 700)],
+)
+def test_one_long_prompt_does_not_make_the_fleet_full(backlogs: list[float], counted: float) -> None:
+    """The upper median where it is less than the mean; with two endpoints it never is."""
+    table = fleet(backlog_ms=(backlogs * 4)[:4])
+    rows = pool_of(table).rows[: len(backlogs)]
+    zeros = np.zeros(len(rows))
+    terms = score(MODEL, table, rows, load=fuse(table, rows, 0.0, 100.0), prompt_tokens=1000, cached_tokens=zeros)
+    assert terms.shadow == pytest.approx((0.5 + counted / 500) * terms.own)
+
+
 def test_leaving_a_warm_endpoint_is_dear() -> None:
     terms = terms_of(fleet(), 2000, [2000, 1000, 999, 0])
     assert terms.stick == pytest.approx([0, 0, P * 1001, P * 2000])
