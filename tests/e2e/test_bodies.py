@@ -24,7 +24,7 @@ import pytest
 from support.fleet import MODEL, Fleet, Layout, running_fleet
 from support.load import Load, chat_body
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(240)]
 
 RENAMED = {
     "apiVersion": "llm-d.ai/v1alpha2",

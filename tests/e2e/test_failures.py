@@ -37,11 +37,20 @@ async def test_a_crash_of_the_picked_replica_fails_nobody(tmp_path: Path, stream
 
 async def test_a_killed_replica_fails_nobody_who_had_no_byte(tmp_path: Path) -> None:
     async with running_fleet(tmp_path) as fleet:
-        for name in await fleet.replicas():
-            await fleet.set_faults(name, {"latency": {"ms": 150}})
         async with Load(fleet.url, workers=12) as load:
             await load.progressed(36)
             victim = load.outcomes.replicas.most_common(1)[0][0]
+
+            async def received() -> int:
+                return int((await fleet.replicas())[victim]["requests_received"])
+
+            await fleet.set_faults(victim, {"latency": {"ms": 60_000}})
+            before = await received()
+
+            async def waits() -> bool:
+                return await received() > before
+
+            await eventually(waits, what="a request waits for its first byte")
             await fleet.set_faults(victim, {"exit": True})
             await load.progressed(120)
         assert load.outcomes.failed == 0, load.outcomes.failures
