@@ -28,15 +28,19 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Flee
 @pytest_asyncio.fixture(loop_scope="module")
 async def fleet(shared: Fleet) -> Fleet:
     """One fleet for all tests here; nothing of the test before is under way in it."""
-    # The account of a pick that came too late for its gateway ends by itself, after a minute.
-    await eventually(lambda: idle(shared), timeout_s=90, what="the access log has released every account")
+    await released(shared)
     return shared
 
 
-async def idle(fleet: Fleet) -> bool:
-    """Whether nothing is in flight, by the picker's accounts."""
-    pools = (await fleet.status())["pools"]
-    return all(e["in_flight"] == 0 for pool in pools for site in pool["sites"] for e in site["endpoints"])
+async def released(fleet: Fleet) -> None:
+    """Wait until nothing is in flight, by the picker's accounts. That of a pick which came too late for its gateway, on
+    a machine that is very busy, ends by itself after a minute."""
+
+    async def idle() -> bool:
+        pools = (await fleet.status())["pools"]
+        return all(e["in_flight"] == 0 for pool in pools for site in pool["sites"] for e in site["endpoints"])
+
+    await eventually(idle, timeout_s=90, what="the access log has released every account")
 
 
 async def metric(fleet: Fleet, name: str) -> float:
@@ -108,7 +112,7 @@ async def test_in_flight_returns_to_zero(fleet: Fleet) -> None:
     async with Load(fleet.url, workers=8, limit=80, stream=True) as load:
         await load.progressed(80)
     assert load.outcomes.failed == 0
-    await eventually(lambda: idle(fleet), what="the access log has released every account")
+    await released(fleet)
 
 
 async def test_header_and_split(tmp_path: Path) -> None:
