@@ -128,7 +128,6 @@ def test_the_work_is_bounded() -> None:
     assert find_model(b'{"model":"a",' + wide[1:]).model == "a"
     quotes = b'{"x":"' + b'\\"' * MAX_LOOKED_AT_BYTES + b'","model":"a"}'
     assert find_model(quotes).unread
-    assert find_model(b'{"x":"' + b"\\" * MAX_LOOKED_AT_BYTES + b'","model":"a"}').unread
     assert find_model(b'{"x":' + b" " * MAX_LOOKED_AT_BYTES + b'1,"model":"a"}').unread
     assert find_model(b'{"x":' + b"1" * MAX_LOOKED_AT_BYTES + b',"model":"a"}').unread
     many = b'{"model":"a"' + b',"model":"a"' * (MAX_MEMBERS - 1)
@@ -142,6 +141,14 @@ def test_the_model_behind_large_images_is_found() -> None:
     assert len(body) > 55_000_000
     found = find_model(body)
     assert (found.model, found.whole) == ("a", True)
+
+
+@pytest.mark.parametrize("backslashes", [0, 2, 62, 64, 66, 1_000_000])
+def test_backslashes_before_a_quote_are_counted_whatever_their_number(backslashes: int) -> None:
+    """Also behind a text that is too long to be looked at: the end of it is found at once, and not sought again."""
+    text = b"a" * MAX_LOOKED_AT_BYTES + b"\\" * backslashes
+    assert find_model(b'{"x":"' + text + b'","model":"a"}').model == "a"
+    assert find_model(b'{"x":"' + text + b'\\" and","model":"b"}').model == "b"
 
 
 def rules(*rewrites: ModelRewrite) -> ModelRules:

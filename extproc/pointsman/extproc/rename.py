@@ -33,7 +33,7 @@ _JUMPS: Final = 32
 """Escaped quotes in a row that are jumped to, 0.3 µs each; where they are that dense, the pattern is faster."""
 
 _BACKSLASHES: Final = 64
-"""Backslashes before a quote that are counted; past them the pattern decides."""
+"""Backslashes before a quote that are counted at first; where there are more, twice as many, and so on."""
 
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 _TEXT: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
@@ -175,7 +175,7 @@ class _Walk:
             self._brackets -= 1
             at = self._past(_FLAT, at)
             while self._at(at) == _QUOTE:  # a text that does not end in this piece
-                at = self._past(_FLAT, self._long_string(at))
+                at = self._past(_FLAT, self._string(at))
         raise _CutError(bound=True)
 
     def _string(self, start: int) -> int:
@@ -195,11 +195,7 @@ class _Walk:
                 quote = body.find(_QUOTE, at)
                 if quote < 0:
                     raise _CutError
-                before = body[max(at, quote - _BACKSLASHES) : quote]
-                backslashes = len(before) - len(before.rstrip(b"\\"))
-                if backslashes == _BACKSLASHES:
-                    break
-                if not backslashes & 1:
+                if not _backslashes(body, at, quote) & 1:
                     return quote + 1
                 at = quote + 1
             at = self._piece(_TEXT, at)
@@ -235,6 +231,17 @@ class _Walk:
         if at >= len(self._body):
             raise _CutError
         return self._body[at : at + 1]
+
+
+def _backslashes(body: bytes, start: int, end: int) -> int:
+    """How many stand right before `end`, none of them before `start`."""
+    window = _BACKSLASHES
+    while True:
+        before = body[max(start, end - window) : end]
+        count = len(before) - len(before.rstrip(b"\\"))
+        if count < window:
+            return count
+        window *= 2
 
 
 def _is_model(key: bytes) -> bool:
