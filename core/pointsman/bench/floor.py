@@ -50,7 +50,7 @@ def floor(fleet: Fleet, workload: Workload, outcomes: Sequence[Outcome]) -> Floo
 def shared_cache(fleet: Fleet, workload: Workload, *, times: float = 1.0) -> float:
     """The hit ratio if all replicas had one least-recently-used cache together, `times` as large as theirs are.
 
-    Nothing running holds a block in it and nothing is stored twice, so no placement on caches of that kind has more.
+    Nothing running holds a block in it and nothing is stored twice: a yardstick for placements on caches of that kind.
     """
     room = int(times * fleet.size * fleet.cache_tokens / BLOCK_TOKENS)
     held: OrderedDict[int, None] = OrderedDict()
