@@ -8,6 +8,7 @@ holds more than its engine can.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 
@@ -218,7 +219,8 @@ class PrefixIndex:
             del self._rows_of[block]
 
 
+@functools.lru_cache(maxsize=256)  # the rows that hold a system prompt are the same for many prompts
 def _positions(bits: int) -> npt.NDArray[np.int64]:
-    """Positions of the set bits."""
+    """Positions of the set bits; to be read only."""
     raw = np.frombuffer(bits.to_bytes((bits.bit_length() + 7) // 8, "little"), dtype=np.uint8)
     return np.flatnonzero(np.unpackbits(raw, bitorder="little"))
