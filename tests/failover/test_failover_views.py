@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pointsman.app.failover_views import endpoint_views
+from pointsman.core.attention import Attention
 from pointsman.core.model import Endpoint, Plan, Pool, SiteGroup
 from pointsman.extproc.table import EndpointTable
 
@@ -19,6 +20,7 @@ KEY = "10.0.0.1:80"
         (0.2, 0, None, False),  # as usual
         (0.6, 1, None, False),  # one try in vain
         (1.1, 1, None, True),  # and nothing good for a second
+        (1.1, 2, None, True),  # nor the second time, which counts also where we look late
         (5.0, 0, None, False),  # a server without such a page is there
         (0.4, 0, 0.4, False),  # it takes its time
         (0.6, 0, 0.6, True),  # it hangs
@@ -39,4 +41,8 @@ def test_when_a_scrape_says_that_nobody_is_there(
     scrapes = SimpleNamespace(absent={KEY: absent} if absent else {}, asked_at_s=asked)
     view = endpoint_views(table, scrapes, 100.0)[KEY]
     assert view.scrape_failing is failing
+    late = Attention()
+    late.look(98.0)
+    late.look(100.0)
+    assert endpoint_views(table, scrapes, 100.0, late)[KEY].scrape_failing is (absent >= 2 and failing)
     assert view.metrics_age_s == (None if age_s == float("inf") else pytest.approx(age_s))

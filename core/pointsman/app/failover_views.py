@@ -19,6 +19,10 @@ ABSENT_S: Final = 1.0
 """Without a good page for so long, and with the last try in vain, nobody is there: one try alone is a lost packet."""
 
 
+PROVEN: Final = 2
+"""Tries in vain that need no more proof, however late we were: what timed out for our own sake is not counted."""
+
+
 class Scrapes(Protocol):
     """How scraping goes, by endpoint. `absent`: tries in a row that found nobody there; `asked_at_s`: since when a page
     is awaited (monotonic)."""
@@ -40,10 +44,12 @@ def endpoint_views(
         seen_at_s, asked_s = float(table.seen_at_s[row]), scrapes.asked_at_s.get(key, now_s)
         age_s, missed_s = now_s - seen_at_s, attention.missed_s(seen_at_s)
         hangs = now_s - asked_s - attention.missed_s(asked_s) >= HANGS_S
+        absent = scrapes.absent.get(key, 0)
+        looked_s = age_s if absent >= PROVEN else age_s - missed_s
         found[key] = EndpointView(
             endpoint=key,
             metrics_age_s=_known(age_s),
-            scrape_failing=hangs or (scrapes.absent.get(key, 0) > 0 and age_s - missed_s >= ABSENT_S),
+            scrape_failing=hangs or (absent > 0 and looked_s >= ABSENT_S),
             waiting=_known(float(table.seen_waiting[row])),
             kv_usage=_known(float(table.seen_kv_usage[row])),
             rtt_ms=_known(float(table.rtt_ms[row])),
