@@ -9,6 +9,7 @@ holds more than its engine can.
 from __future__ import annotations
 
 import functools
+import struct
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 
@@ -24,6 +25,7 @@ BLOCK_TOKENS = 64
 2 ms of prefill, at a quarter of the hashing and memory of 16."""
 
 BLOCK_BYTES = BLOCK_TOKENS * BYTES_PER_TOKEN
+_BLOCK = struct.Struct(f"{BLOCK_BYTES}s")
 
 MAX_PROMPT_BLOCKS = 32_768
 """Blocks of a prompt that are hashed: 2 M tokens, more than any engine's context window. Bounds the work for a 60 MB
@@ -43,12 +45,8 @@ FEW_ROWS = 8
 def block_hashes(prompt: bytes, seed: int) -> list[int]:
     """Chained 64-bit hashes of the whole blocks of a prompt; a partial last block has none."""
     digest = xxhash.xxh3_64_intdigest
-    hashes: list[int] = []
-    last = min(len(prompt), MAX_PROMPT_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES
-    for start in range(0, last + 1, BLOCK_BYTES):
-        seed = digest(prompt[start : start + BLOCK_BYTES], seed)
-        hashes.append(seed)
-    return hashes
+    blocks = min(len(prompt) // BLOCK_BYTES, MAX_PROMPT_BLOCKS)
+    return [seed := digest(block, seed) for (block,) in _BLOCK.iter_unpack(memoryview(prompt)[: blocks * BLOCK_BYTES])]
 
 
 def chain_seed(model: str, salt: str) -> int:
