@@ -54,7 +54,7 @@ async def running_up(folder: Path, *words: str) -> AsyncIterator[Up]:
         start_new_session=True,
     )  # fmt: skip
     try:
-        await eventually(lambda: ready_file.exists() or process.returncode is not None, timeout_s=40, what="ready")
+        await eventually(lambda: ready_file.exists() or process.returncode is not None, timeout_s=60, what="ready")
         assert process.returncode is None
         yield Up(process, manifests, children_of(process.pid), json.loads(ready_file.read_text()))
     finally:
@@ -145,6 +145,21 @@ async def test_an_envoy_that_dies_is_started_again(tmp_path: Path) -> None:
         await works_again(up)
 
 
+async def refused(config: Path, *words: str | Path) -> str:
+    """What `pointsman up` says that does not start."""
+    process = await asyncio.create_subprocess_exec(
+        POINTSMAN, "up", "--config", config, *words, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, said = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 1
+    return said.decode()
+
+
 async def test_a_taken_port_names_the_port_and_its_setting(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -152,25 +167,16 @@ async def test_a_taken_port_names_the_port_and_its_setting(tmp_path: Path) -> No
         port = holder.getsockname()[1]
         manifests = Manifests(tmp_path / "config", Loopback())
         manifests.write(Layout())
-        process = await asyncio.create_subprocess_exec(
-            POINTSMAN, "up", "--config", manifests.folder, "--simulate", "--state", tmp_path / "state",
-            "--grpc-port", "0", "--admin-port", str(port), stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        _, said = await asyncio.wait_for(process.communicate(), 30)
-    assert process.returncode == 1
-    assert f"port {port} is in use by another process; set --admin-port" in said.decode()
+        words = ("--simulate", "--grpc-port", "0", "--admin-port", str(port))
+        said = await refused(manifests.folder, "--state", tmp_path / "state", *words)
+    assert f"port {port} is in use by another process; set --admin-port" in said
 
 
 async def test_an_open_address_needs_a_flag(tmp_path: Path) -> None:
     manifests = Manifests(tmp_path / "config", Loopback())
     manifests.write(Layout())
-    process = await asyncio.create_subprocess_exec(
-        POINTSMAN, "up", "--config", manifests.folder, "--no-envoy", "--grpc-address", "0.0.0.0",
-        "--state", tmp_path / "state", stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    _, said = await asyncio.wait_for(process.communicate(), 30)
-    assert process.returncode == 1
-    assert "--allow-plaintext" in said.decode()
+    words = ("--no-envoy", "--grpc-address", "0.0.0.0")
+    assert "--allow-plaintext" in await refused(manifests.folder, "--state", tmp_path / "state", *words)
 
 
 async def test_edits_take_effect_and_broken_ones_do_not(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ ADMIN = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}
 
 @asynccontextmanager
 async def running_envoy(
-    bootstrap: Mapping[str, Any], *, ready: bool = True, concurrency: int = 1, timeout_s: float = 30
+    bootstrap: Mapping[str, Any], *, ready: bool = True, concurrency: int = 1, timeout_s: float = 60
 ) -> AsyncIterator[Envoy]:
     """Run Envoy with `bootstrap`; an `admin` section with a free port is added where it has none.
 

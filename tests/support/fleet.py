@@ -350,7 +350,7 @@ async def running_fleet(
         control_plane = await start_control_plane()
         envoy = await start_envoy(await _bootstrap(f"{grpc_address}:{grpc_port}"), folder / "envoy", concurrency=1)
         stack.push_async_callback(envoy.stop)
-        await envoy.wait_ready(30)
+        await envoy.wait_ready(60)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         fleet = Fleet(
             manifests=manifests,
@@ -378,7 +378,7 @@ async def start_simulator(folder: Path, manifests: Manifests, speed: float, stac
     spec.write_text(json.dumps(simulator_spec(compile_plan(load(manifests.folder)), speed=speed)), encoding="utf-8")
     child = await start_child([POINTSMAN, "sim", "--spec", spec], name="simulator", pipe_stdout=True)
     stack.push_async_callback(child.stop)
-    ready = json.loads(await asyncio.wait_for(child.stdout.readline(), 30))
+    ready = json.loads(await asyncio.wait_for(child.stdout.readline(), 60))
     return f"http://{ready['admin']}"
 
 

@@ -127,9 +127,9 @@ class Rails:
         envoy = await start_envoy(config, self.folder / f"envoy-{self.started}", concurrency=1, log_level="info")
         self.stack.push_async_callback(envoy.stop)
         if not ready:
-            await envoy.wait_started(30)
+            await envoy.wait_started(60)
             return envoy
-        await envoy.wait_ready(30)
+        await envoy.wait_ready(60)
         await eventually(self._answers, what="the gateway answers")
         return envoy
 
