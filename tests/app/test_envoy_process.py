@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 
@@ -85,8 +84,10 @@ async def test_a_child_dies_with_a_killed_parent() -> None:
     )
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
     assert parent.stdout is not None
-    pid = int(await parent.stdout.readline())
-    await eventually(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep"), what="sleep runs")
-    parent.send_signal(signal.SIGKILL)
-    await parent.wait()
+    try:
+        pid = int(await parent.stdout.readline())
+        await eventually(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep"), what="sleep runs")
+    finally:
+        parent.kill()
+        await parent.wait()
     await eventually(lambda: not runs(pid), what="the child is gone")

@@ -309,13 +309,15 @@ async def test_no_worker_outlives_a_parent_that_is_killed() -> None:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
     assert parent.stdout is not None
-    async with asyncio.timeout(60):
-        while not (line := await parent.stdout.readline()).startswith(b"pids"):
-            assert line
+    try:
+        async with asyncio.timeout(60):
+            while not (line := await parent.stdout.readline()).startswith(b"pids"):
+                assert line
+    finally:
+        parent.kill()
+        await parent.wait()
     pids = [int(word) for word in line.split()[1:]]
     assert len(pids) == 2
-    parent.kill()
-    await parent.wait()
 
     def gone() -> bool:
         return not any(runs(pid) for pid in pids)
