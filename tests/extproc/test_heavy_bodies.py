@@ -25,11 +25,13 @@ from pointsman.core import wire
 from pointsman.core.clock import SystemClock
 from pointsman.core.model import ModelRewrite
 from pointsman.extproc import Picker, add_services, model_rules
+from pointsman.extproc.exchange import Exchange
 from pointsman.extproc.rename import find_model
 from pointsman.extproc.request import (
     HEAVY_BYTES,
     MANY_ITEMS,
     MAX_ITEMS,
+    MAX_NAME_CHARS,
     MAX_OBJECTS,
     MAX_SCAN_BYTES,
     crowd_of,
@@ -186,6 +188,18 @@ def body_message(text: bytes) -> ext_proc.ProcessingRequest:
     message.request_body.end_of_stream = True
     message.attributes["envoy.filters.http.ext_proc"].fields[wire.ATTRIBUTE_CLUSTER].string_value = POOL
     return message
+
+
+@pytest.mark.parametrize("rewrites", [(), (ModelRewrite(model="", targets=(("m", 10_000),)),)])
+def test_what_is_remembered_of_a_model_is_bounded(rewrites: tuple[ModelRewrite, ...]) -> None:
+    picker = Picker(SystemClock())
+    picker.apply(make_plan({"near": ["10.0.0.1:80"]}, rewrites=rewrites))
+    [reply] = Exchange(picker).receive(body_message(b'{"model":"' + b"m" * 1_000_000 + b'","prompt":"p"}'))
+    assert reply.HasField("request_body")
+    [made] = picker.recent()
+    asked = made.asked_model or made.model
+    assert len(made.model) + len(made.asked_model) < 2 * MAX_NAME_CHARS
+    assert asked.startswith("m" * MAX_NAME_CHARS) and asked != "m" * len(asked)  # it is no other model's
 
 
 async def answer(process: Any, body: bytes) -> ext_proc.ProcessingResponse:

@@ -46,7 +46,7 @@ from pointsman.extproc.decision import NO_BODY, Decision, PickRequest
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.inflight import Account
 from pointsman.extproc.model_rules import ModelRules, Renaming
-from pointsman.extproc.request import Body, Crowd, read_body
+from pointsman.extproc.request import Body, Crowd, bounded_name, read_body
 
 Request = ext_proc.ProcessingRequest
 Response = ext_proc.ProcessingResponse
@@ -271,7 +271,7 @@ class Exchange:
     def _pick(self, body: Body, renaming: Renaming | None = None) -> Decision:
         seen = self._seen
         if renaming is not None:
-            body = replace(body, model=renaming.model, asked_model=renaming.asked)
+            body = replace(body, model=renaming.model, asked_model=bounded_name(renaming.asked))
         self.decision = self._picker.pick(
             PickRequest(
                 pool=seen.pool,

@@ -47,6 +47,10 @@ _UNCOUNTED_BYTES = 64 * 1024
 """Bodies up to here are read without a look at what they hold: 20 ms at the worst. Up to the first they need no reader
 of their own either."""
 
+MAX_NAME_CHARS = 1_024
+"""Of a model's name; a longer one is cut. The longest are paths of files. Decisions are remembered by the hundred, each
+with its model, and a client may make up names of 8 MiB."""
+
 MEDIA_BYTES = 1024
 """Prompt bytes that stand for one image, sound or file: 256 tokens, the least an image costs in common models. Its
 base64 text would count a hundred times that."""
@@ -170,6 +174,11 @@ def read_body(body: bytes, *, partial: bool = False, crowd: Crowd | None = None)
     return Body(prompt_bytes=size_bytes, problem=problem)
 
 
+def bounded_name(model: str) -> str:
+    """The name of a model; one that is too long is cut and marked, so that it is no other model's."""
+    return model if len(model) <= MAX_NAME_CHARS else model[:MAX_NAME_CHARS] + "…"
+
+
 def crowd_of(body: bytes) -> Crowd:
     """Braces and commas in what may be read of a body: bounds of its objects and items. 0 for a small one."""
     if len(body) <= _SMALL_BYTES:
@@ -220,7 +229,7 @@ def _rendered(found: _Body, least_bytes: int) -> Body:
 
 def _typed(found: _Fields, prompt: bytes, prompt_bytes: int, *, token_ids: bool) -> Body:
     return Body(
-        model=found.model or "",
+        model=bounded_name(found.model or ""),
         prompt=prompt,
         prompt_bytes=prompt_bytes,
         stream=bool(found.stream),
