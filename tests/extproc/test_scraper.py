@@ -142,6 +142,34 @@ async def test_a_defect_in_what_takes_the_signals_ends_no_endpoint() -> None:
         assert registry.get_sample_value("pointsman_scraper_restarts_total") == 1
 
 
+async def test_a_server_without_a_page_is_there_until_it_refuses() -> None:
+    class Told(Picker):
+        """Notes how often nobody had been there when it hears of a refusal."""
+
+        def refused(self, key: str) -> None:
+            tries.append(scraper.absent[key])
+            super().refused(key)
+
+    tries: list[int] = []
+    picker, holder = Told(SystemClock()), PlanHolder()
+    scraper = Scraper(picker, holder, FAST)
+    task = asyncio.create_task(scraper.run())
+    try:
+        async with serving(Engine()) as engine:
+            engine.status = 500
+            picker.apply(make_plan({"near": [engine.key]}))
+            holder.publish(make_plan({"near": [engine.key]}))
+            await eventually(lambda: engine.scrapes >= 10)
+            assert not scraper.absent
+        await eventually(lambda: bool(tries), what="the refusal is told, though it is not the first failure")
+        assert tries[0] < 10
+        row = picker.table.row(engine.key)
+        assert picker.table.refused_s[row] > picker.table.proven_s[row]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_restart_forgets_the_prefixes() -> None:
     async with serving(Engine()) as engine, scraping(make_plan({"near": [engine.key]})) as (picker, _):
         await eventually(lambda: seen(picker, engine.key) == 3.0)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from extproc.fleet import POOL, make_plan
 from pointsman.core.clock import ManualClock
 from pointsman.core.engine_metrics import EngineMetrics
-from pointsman.core.model import Plan, Pool, Site, SiteGroup
+from pointsman.core.model import Hop, Plan, Pool, Site, SiteGroup
 from pointsman.extproc import Feedback, Picker, PickPolicy, PickRequest
 from pointsman.extproc.decision import Decision
 from pointsman.extproc.suspicion import DISTRUST_S, SUSPECT_S
@@ -215,6 +215,33 @@ def test_who_is_sent_on_counts_where_he_goes() -> None:
     account = watched.picker.feedback(entry)
     assert watched.picker.inflight.told(entry, account).first_choice == made.endpoints[0]
     assert not watched.picker.table.requests.any()
+
+
+def test_each_endpoint_that_a_request_did_not_find_is_blamed() -> None:
+    watched = Watched()
+    made = watched.pick()
+    first, second, third = (watched.picker.table.row(key) or 0 for key in made.endpoints[:3])
+    for key in made.endpoints[:2]:
+        watched.failed(key, request_id=made.request_id)
+    table = watched.picker.table
+    assert table.requests[[first, second, third]].tolist() == [0, 0, 1]
+    assert (table.penalty_ms[[first, second]] > 0.0).all()
+    assert table.penalty_ms[third] == 0.0
+
+
+def test_the_page_of_a_control_plane_proves_nothing_of_the_gateway_before_it() -> None:
+    plan = tiered()
+    (pool,) = plan.pools
+    near, far = pool.groups
+    watched = Watched(replace(plan, pools=(replace(pool, groups=(replace(near, hop=Hop()), far)),)))
+    watched.failed(*NEAR)
+    watched.clock.advance(0.5)
+    watched.pages(*NEAR, *FAR)
+    assert watched.first() <= set(FAR)
+    watched.clock.advance(SUSPECT_S)
+    assert watched.first() & set(NEAR)
+    watched.failed(*NEAR)
+    assert watched.first() <= set(FAR), "believed again at once"
 
 
 def test_an_answer_that_breaks_off_goes_nowhere_else() -> None:

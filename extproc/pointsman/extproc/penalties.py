@@ -22,8 +22,8 @@ MAX_PENALTY_MS = 20_000.0
 
 BROKEN_RUN = 10
 """Answers with 500 in a row, to as many prompts, that make an endpoint broken. A client whose prompts all fail, ten a
-second beside seventeen good ones, comes to that in a row once in ten minutes; an endpoint that fails at everything does
-so before Envoy ejects it (25)."""
+second beside seventeen good ones, comes to that in a row once in twenty minutes; an endpoint that fails at everything
+does so before Envoy ejects it (25)."""
 
 REMEMBERED_PROMPTS = 1_024
 """Prompts that failed with 500 and are remembered, 0.1 MB: who repeats one counts once."""

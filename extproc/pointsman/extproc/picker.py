@@ -103,6 +103,7 @@ class Picker:
         """Follow a new Plan; accounts, prefixes and measurements of endpoints that stay are kept."""
         changes = self.table.sync(plan, self._clock.monotonic_s())
         self._admissions = admissions(plan)
+        self._suspicion.apply(plan)
         self.model_rules.apply(plan)
         for row in changes.freed:
             self._engines.forget(row)
@@ -325,6 +326,7 @@ class Picker:
         following = None if made is None else self.table.row(made.after(entry.upstream))
         begun = entry.status != 0  # an answer that broke off goes nowhere else
         if made is not None and account is not None and account.row == row and following is not None and not begun:
+            account.presumed = False  # the gateway says that it was here
             self._passed_over(made.pick_id, account, following, now_s)
             account.presumed = True
 

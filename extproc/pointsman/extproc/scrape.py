@@ -152,10 +152,12 @@ class Scraper:
                 if not tries.failed(time.monotonic(), timed_out=isinstance(error, TimeoutError)):
                     continue
                 self.asked_at_s.pop(key, None)
-                if not isinstance(error, UpstreamError):  # a server that has no such page is there
-                    self.absent[key] = tries.failures
-                    if tries.failures == 1 and _nobody_there(error):
-                        self._picker.refused(key)
+                if isinstance(error, UpstreamError):  # a server that has no such page is there
+                    self.absent.pop(key, None)
+                else:
+                    self.absent[key] = self.absent.get(key, 0) + 1
+                if _nobody_there(error):
+                    self._picker.refused(key)
                 if tries.failures == 3:
                     log.warning("endpoint cannot be scraped", endpoint=key, error=str(error) or type(error).__name__)
                 continue

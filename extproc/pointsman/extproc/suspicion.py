@@ -12,11 +12,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pointsman.core.model import Plan
 from pointsman.extproc.table import Chosen, EndpointTable, Mask
 
 SUSPECT_S: Final = 3.0
-"""How long a failure is believed when no page proves anything (gRPC pools have none). Then requests try the endpoint
-again; one that is still gone costs the few retries of the 10 ms until that is known."""
+"""How long a failure is believed when no page proves anything (gRPC pools and gateways have none). Then requests try
+the endpoint again; one that is still gone costs the few retries of the 10 ms until that is known."""
 
 DISTRUST_S: Final = 10.0
 """A gateway that called an endpoint dead of which a page came then may have a broken network of its own: for so long it
@@ -37,6 +38,18 @@ class Suspicion:
         self._table = table
         self._until_s = -np.inf
         self._sites: dict[int, float] = {}  # number of a site → when several of its endpoints had failed
+        self._gateways: frozenset[str] = frozenset()
+
+    def apply(self, plan: Plan) -> None:
+        """Follow a new Plan. The page of a site behind a gateway is its control plane's: it proves nothing of the
+        gateway."""
+        self._gateways = frozenset(
+            endpoint.key
+            for pool in plan.pool_views()
+            for group in pool.groups
+            if group.hop is not None
+            for endpoint in group.endpoints
+        )
 
     def attempt_failed(self, row: int, now_s: float) -> None:
         """A gateway found no connection to the endpoint, or lost it."""
@@ -54,6 +67,8 @@ class Suspicion:
     def proven(self, row: int, asked_s: float) -> None:
         """It gave a page that was asked for at `asked_s`."""
         table = self._table
+        if table.key(row) in self._gateways:
+            return
         if table.proven_s[row] < table.suspect_s[row] < asked_s and not self._refused(row):
             table.false_alarm_s[row] = asked_s
         table.proven_s[row] = max(table.proven_s[row], asked_s)
