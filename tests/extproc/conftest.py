@@ -109,7 +109,7 @@ def duplex_filter(picker: dict[str, Any]) -> dict[str, Any]:
 def bootstrap(
     upstreams: dict[str, list[str]], picker_port: int, *, duplex: bool = False, promise: bool = True
 ) -> dict[str, Any]:
-    """A static Envoy in the one-message profile (design 5.1); paths below /headers use the headers profile.
+    """A static Envoy in the one-message profile (ADR 0002); paths below /headers use the headers profile.
 
     `duplex`: a gateway that speaks the Endpoint Picker Protocol instead. `promise`: it says that one message is all.
     """

@@ -52,7 +52,7 @@ class Wiring:
 
 
 ALONE = Wiring(shared=False, flush_ms=1_000.0, buffer_ms=50.0)
-"""As gateways are configured (design 5.1): one picker for each, the access log flushed each second; no gossip."""
+"""As gateways are configured (ADR 0002): one picker for each, the access log flushed each second; no gossip."""
 
 PRODUCTION = replace(ALONE, gossip_ms=INTERVAL_S * 1000.0)
 """The same, and the pickers know of each other."""

@@ -43,7 +43,7 @@ class FailureMode(Enum):
 
 
 class PickProfile(Enum):
-    """How a request reaches the picker (design 5.1)."""
+    """How a request reaches the picker (ADR 0002)."""
 
     BODY = "body"  # one message with the buffered JSON body
     HEADERS = "headers"  # headers only: gRPC streams, uploads, upgrades

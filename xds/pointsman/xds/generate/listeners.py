@@ -1,4 +1,4 @@
-"""Listeners: one HTTP connection manager per port with the one-message profile of design 5.1.
+"""Listeners: one HTTP connection manager per port with the one-message profile of ADR 0002.
 
 A listener holds nothing that changes while the fleet runs: Envoy drains all connections of a listener that changes, so
 weights, matches and pools live in its route configuration.

@@ -59,7 +59,7 @@ HEADERS_ONLY: Final = processing_mode_pb2.ProcessingMode(
     request_trailer_mode=processing_mode_pb2.ProcessingMode.SKIP,
     response_trailer_mode=processing_mode_pb2.ProcessingMode.SKIP,
 )
-"""The headers profile of design 5.1: for requests that have no JSON body or may not wait for its end."""
+"""The headers profile of ADR 0002: for requests that have no JSON body or may not wait for its end."""
 
 
 def route_config_name(gateway: Gateway, listener: Listener) -> str:
