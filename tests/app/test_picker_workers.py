@@ -108,7 +108,7 @@ class Workers:
             found.setdefault(pick_id.rpartition("-")[0], door)
             return len(found) == len(self.workers.pids)
 
-        await eventually(another, what="every worker gets connections")
+        await eventually(another, timeout_s=60, what="every worker gets connections")
         await eventually(lambda: self.in_flight() == 0)
         return list(found.values())
 
@@ -220,7 +220,7 @@ async def test_a_worker_that_ends_or_freezes_is_replaced(fault: str) -> None:
         await fleet.doors()
         await eventually(lambda: fleet.value("pointsman_picks_total", pool=POOL, outcome="picked") >= 2)
         counted = fleet.value("pointsman_picks_total", pool=POOL, outcome="picked")
-        fleet.workers.signals(KEYS[0], EngineMetrics(waiting=50.0), rtt_ms=1.0)
+        fleet.workers.models(KEYS[0], frozenset({"another"}))  # unlike load, that is never too old to count
         before = fleet.workers.pids
         os.kill(before[0], signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
 
@@ -235,9 +235,8 @@ async def test_a_worker_that_ends_or_freezes_is_replaced(fault: str) -> None:
                     one.silent_from_s -= supervisor.SILENT_S  # as if it had been silent for so long
             return len(fleet.workers.pids) == 2 and before[0] not in fleet.workers.pids
 
-        await eventually(replaced)
+        await eventually(replaced, timeout_s=60)
         assert before[1] in fleet.workers.pids, "the other one goes on"
-        fleet.workers.signals(KEYS[0], EngineMetrics(waiting=50.0), rtt_ms=1.0)  # they age; the new one still starts
         one, two = await fleet.doors()
         for door in (one, two):
             assert (await door.pick())[1] == KEYS[1], "the new one was told what is known"
@@ -256,7 +255,9 @@ async def test_a_defect_in_the_parent_costs_a_worker_and_not_its_keeper(monkeypa
             handle(*args)
 
         monkeypatch.setattr(fleet.workers, "_handle", defective)
-        await eventually(lambda: [r.ready and r.child.pid != before for r in fleet.workers._running.values()] == [True])
+        await eventually(
+            lambda: [r.ready and r.child.pid != before for r in fleet.workers._running.values()] == [True], timeout_s=60
+        )
         (door,) = await fleet.doors()
         assert (await door.pick())[1] in KEYS
 
