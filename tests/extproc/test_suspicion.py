@@ -155,6 +155,19 @@ def test_a_tier_of_which_a_part_lives_does_not() -> None:
     assert made.endpoints[-1] == NEAR[0]
 
 
+@pytest.mark.parametrize("policy", list(PickPolicy))
+def test_where_everything_is_suspected_the_first_tier_serves_and_is_counted(policy: PickPolicy) -> None:
+    watched = Watched(tiered(), policy)
+    watched.failed(*NEAR, *FAR)
+    made = watched.pick()
+    table = watched.picker.table
+    assert made.endpoints[0] in NEAR
+    assert made.endpoints[1] in FAR
+    assert table.requests[table.row(made.endpoints[0])] == 1
+    watched.picker.feedback(Feedback(pick_id=made.pick_id, ended=True, upstream=made.endpoints[0], status=200))
+    assert not table.penalty_ms.any()
+
+
 def test_what_a_full_standby_cannot_carry_is_refused_when_two_witnesses_agree() -> None:
     watched = Watched(tiered(cap=4))
     watched.failed(*NEAR)
@@ -281,6 +294,10 @@ def test_whatever_is_suspected_a_request_is_refused_only_where_a_site_is_full(
         elif len(gone & set(NEAR)) < 2:  # two speak for their site
             assert made.endpoints[0] in set(NEAR) - gone
         assert len(set(made.endpoints)) == len(made.endpoints)
+        if made.status == 200:
+            account = watched.picker.inflight.get(made.pick_id)
+            assert account is not None
+            assert watched.picker.table.key(account.row) == made.endpoints[0], "who is named first is counted"
 
 
 class Lies(RuleBasedStateMachine):

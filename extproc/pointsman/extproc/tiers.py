@@ -86,10 +86,10 @@ def with_reserve(
     """Rows of a pick with one of another tier behind the first home attempts: a retry must reach it in time.
 
     `sites` is the site of any row. The reserve is what only its tier held back, best first (`reserve`). What seems to
-    be `gone` comes behind all of it.
+    be `gone` comes behind all of it; where all of the pick does, so does the reserve, and the order stays.
     """
-    live = [row for row in listed if row not in gone]
-    last_resort = [row for row in listed if row in gone]
+    live = [row for row in listed if row not in gone] or listed
+    last_resort = [row for row in listed if row not in live]
     if not reserve or len({int(sites[row]) for row in live[: HOME_ATTEMPTS + 1]}) > 1:
         return [*live, *reserve, *last_resort][:MAX_LIST]
     return [*live[:HOME_ATTEMPTS], reserve[0], *live[HOME_ATTEMPTS:], *reserve[1:], *last_resort][:MAX_LIST]
