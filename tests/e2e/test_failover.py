@@ -255,7 +255,7 @@ async def test_a_traffic_operation_is_done_once_and_ends_by_itself(tmp_path: Pat
     async with running_fleet(tmp_path, LAYOUT) as fleet, Load(fleet.url, workers=4) as load:
         await load.progressed(20)
         target = {"kind": "Site", "name": "us-east"}
-        fleet.manifests.write(replace(LAYOUT, documents=[operation("test", "Drain", target=target, ttl="3s")]))
+        fleet.manifests.write(replace(LAYOUT, documents=[operation("test", "Drain", target=target, ttl="8s")]))
         await eventually(lambda: _state_is(fleet, "us-east", "Drained"), what="us-east is drained")
         await load.progressed(4)
         assert await sites_served(load, 40) == {"eu-west"}

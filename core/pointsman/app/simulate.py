@@ -19,7 +19,8 @@ from pointsman.core.model import AppProtocol, Endpoint, Plan, Pool
 
 log = structlog.get_logger()
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
+"""A start takes a second at rest, and half a minute beside much other work."""
 RESTART_DELAY_S = 1.0
 """Wait before a simulator that ended by itself is started again, so that one that cannot start does not burn a core."""
 
@@ -187,11 +188,17 @@ async def _launch(spec: dict[str, Any], folder: Path) -> tuple[ChildProcess, str
         line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
     except TimeoutError as error:
         await child.stop()
-        raise SimulatorError(f"the simulator was not ready after {START_TIMEOUT_S:g} s, see {output}") from error
+        told = _last_words(output) or "it has said nothing"
+        raise SimulatorError(f"the simulator was not ready after {START_TIMEOUT_S:g} s: {told}") from error
     except asyncio.CancelledError:
         await child.stop()
         raise
     if not line:
         await child.wait()
-        raise SimulatorError(f"the simulator ended: {output.read_text(encoding='utf-8', errors='replace').strip()}")
+        raise SimulatorError(f"the simulator ended: {_last_words(output)}")
     return child, msgspec.json.decode(line)["admin"]
+
+
+def _last_words(log_file: Path) -> str:
+    """The end of its log, which may lie in a folder that goes away with us."""
+    return "\n".join(log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:])

@@ -37,7 +37,8 @@ from pointsman.xds.bootstrap import gateway_secrets
 
 Json = dict[str, Any]
 
-READY_S: Final = 30.0
+READY_S: Final = 60.0
+"""A part starts in a second or two at rest, and in half a minute beside much other work."""
 POLL_S: Final = 0.05
 SPEED: Final = 4.0
 """Replicas answer this many times faster than the modelled GPU: streams of 150 ms, so that a run takes seconds."""
