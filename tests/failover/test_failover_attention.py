@@ -174,6 +174,14 @@ def test_what_is_gone_is_found_by_one_who_is_always_late(lag_s: float) -> None:
     assert looks * TICK_S >= 0.5, "not sooner than by one who is on time"
 
 
+def test_a_stall_is_called_one_by_who_is_always_late() -> None:
+    """The short rings have six seconds, less than it takes him to look for one; slowness alone is softer evidence."""
+    world = well(10.0)
+    world.gone_s = world.now_s
+    found = {finding.trigger for seen in world.turns([0.3] * 50) for finding in seen.findings}
+    assert Trigger.STALL in found
+
+
 @pytest.mark.parametrize("lag_s", [0.2, 1.0, 5.0])
 def test_what_fails_explicitly_is_found_at_once(lag_s: float) -> None:
     world = well()

@@ -188,8 +188,12 @@ def _is_silent(member: MemberState, now_s: float) -> bool:
     wanted_s = SILENCE_NATS * ring.size * ring.bucket_s / ring.total if ring.total else SILENCE_S
     wanted_s = max(wanted_s, SILENCE_S) if member.busy else min(wanted_s, SILENCE_S)
     buckets = min(ring.size, max(STALL_WINDOWS[0], math.ceil(wanted_s / ring.bucket_s)))
-    buckets = member.stretched(ring, buckets, now_s)  # what came while we did not look is not heard of yet
-    return buckets <= ring.size and not ring.count(buckets)[0]
+    stretched = member.stretched(ring, buckets, now_s)  # what came while we did not look is not heard of yet
+    if stretched <= ring.size:
+        return not ring.count(stretched)[0]
+    longer = member.rings.slow_long
+    stretched = math.ceil(stretched * ring.bucket_s / longer.bucket_s)
+    return stretched <= longer.size and not longer.count(stretched)[0]
 
 
 def failing_endpoints(member: MemberState, now_s: float) -> tuple[str, ...]:
