@@ -86,6 +86,25 @@ def test_an_endpoint_that_fails_at_everything_is_left_all_the_same() -> None:
     assert not traffic.picker.table.penalty_ms[[traffic.picker.table.row(key) for key in NEAR[1:]]].any()
 
 
+@pytest.mark.parametrize("body", [b'{"model":"m","prompt":"short"}', json.dumps({"prompt": TALK}).encode(), b"no JSON"])
+def test_who_repeats_one_prompt_gets_away_from_a_broken_endpoint(body: bytes) -> None:
+    clock = ManualClock()
+    picker = Picker(clock)
+    picker.apply(make_plan({"near": NEAR}))
+    first = picker.preview(PickRequest(pool=POOL, body=read_body(body))).endpoints[0]
+    met = 0
+    for _ in range(60):
+        clock.advance(0.1)
+        decision = picker.pick(PickRequest(pool=POOL, body=read_body(body)))
+        broken = decision.endpoints[0] == first
+        met += broken
+        ended = Feedback(
+            pick_id=decision.pick_id, ended=True, upstream=decision.endpoints[0], status=500 if broken else 200
+        )
+        picker.feedback(ended)
+    assert met <= 20, "its requests try another endpoint before they try this one again"
+
+
 def entry(status: int, *, failed: bool = False) -> Feedback:
     return Feedback(pick_id="p", ended=True, status=status, failed=failed)
 

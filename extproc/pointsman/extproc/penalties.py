@@ -4,8 +4,10 @@ the endpoint's fault."""
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
+import xxhash
 
 from pointsman.extproc.feedback import Feedback
 from pointsman.extproc.signals import faded_penalty_ms
@@ -29,13 +31,18 @@ REMEMBERED_PROMPTS = 1_024
 """Prompts that failed with 500 and are remembered, 0.1 MB: who repeats one counts once."""
 
 
+def prompt_hash(prompt: bytes, hashes: Sequence[int]) -> int:
+    """What a prompt is told from others by: its last block where it has `hashes` of blocks."""
+    return hashes[-1] if hashes else xxhash.xxh3_64_intdigest(prompt)
+
+
 class Blame:
     """Whose fault a failure is. A 500 may be the request's: whoever repeats one that no endpoint can answer must not
     drive the others from their caches. Rows are those of the table."""
 
     def __init__(self) -> None:
         self._runs: dict[int, int] = {}
-        self._failed: OrderedDict[int, None] = OrderedDict()
+        self._failed: OrderedDict[int, int] = OrderedDict()  # hash of a prompt → row
 
     def falls_on(self, row: int, entry: Feedback, prompt: int | None) -> bool:
         """Whether the endpoint `row` is to blame for how a request ended. `prompt` is a hash of it, None: not known."""
@@ -49,11 +56,19 @@ class Blame:
         if prompt is None or prompt not in self._failed:
             run = self._runs[row] = run + 1
         if prompt is not None:
-            self._failed[prompt] = None
+            self._failed[prompt] = row
             self._failed.move_to_end(prompt)
             if len(self._failed) > REMEMBERED_PROMPTS:
                 self._failed.popitem(last=False)
         return run >= BROKEN_RUN
+
+    def failed_at(self, prompt: int) -> int | None:
+        """The row that answered this prompt with 500 last, if nobody has answered it well since.
+
+        Elsewhere it shows whose fault it is; where it stays, who asks nothing else never gets away from a broken
+        endpoint.
+        """
+        return self._failed.get(prompt) if self._failed else None
 
     def forget(self, row: int) -> None:
         """The row is another endpoint's now."""

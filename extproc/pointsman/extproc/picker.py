@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import xxhash
 
 from pointsman.core.clock import Clock
 from pointsman.core.engine_metrics import EngineMetrics
@@ -29,7 +28,7 @@ from pointsman.extproc.gossip import EndpointLoad, Loads, Outbox
 from pointsman.extproc.inflight import EXPIRY_S, Account, InFlight
 from pointsman.extproc.kv_events.mirror import Correction
 from pointsman.extproc.model_rules import ModelRules
-from pointsman.extproc.penalties import Blame, penalise
+from pointsman.extproc.penalties import PENALTY_MS, Blame, penalise, prompt_hash
 from pointsman.extproc.pick import Order, PickPolicy, by_cost, by_outstanding, by_turn, rendezvous, top
 from pointsman.extproc.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, chain_seed
 from pointsman.extproc.recent import RECENT_DECISIONS, RecentDecisions
@@ -169,6 +168,9 @@ class Picker:
             matched = self.index.match(hashes, rows)
             cached = cached_tokens(table, at, matched, tokens)
             load = fuse(table, at, now_s, self.inflight.mean_prefill_ms)
+            failed_at = self._blame.failed_at(prompt_hash(body.prompt, hashes))
+            if failed_at is not None:
+                load = replace(load, penalty_ms=load.penalty_ms + np.where(rows == failed_at, PENALTY_MS, 0.0))
             who = pool.name, request.identity(hashes)
             terms = score(
                 self._cost,
@@ -241,7 +243,7 @@ class Picker:
             uncached_tokens=int(uncached),
             context_tokens=tokens,
             hashes=tuple(hashes),
-            prompt=hashes[-1] if hashes else xxhash.xxh3_64_intdigest(body.prompt),
+            prompt=prompt_hash(body.prompt, hashes),
             pool=request.pool,
             reported=request.reported,
             streaming=body.stream if body.prompt_bytes and not body.problem else None,
