@@ -242,19 +242,16 @@ def test_each_endpoint_that_a_request_did_not_find_is_blamed() -> None:
     assert table.penalty_ms[third] == 0.0
 
 
-def test_the_page_of_a_control_plane_proves_nothing_of_the_gateway_before_it() -> None:
+def test_who_gives_no_page_is_not_suspected() -> None:
+    """Nothing would take it back: one gateway without a network would empty the site for all gateways. The page of a
+    control plane proves nothing of the gateway before it."""
     plan = tiered()
     (pool,) = plan.pools
     near, far = pool.groups
     watched = Watched(replace(plan, pools=(replace(pool, groups=(replace(near, hop=Hop()), far)),)))
-    watched.failed(*NEAR)
-    watched.clock.advance(0.5)
     watched.pages(*NEAR, *FAR)
-    assert watched.first() <= set(FAR)
-    watched.clock.advance(SUSPECT_S)
-    assert watched.first() & set(NEAR)
     watched.failed(*NEAR)
-    assert watched.first() <= set(FAR), "believed again at once"
+    assert watched.first() <= set(NEAR)
 
 
 def test_an_answer_that_breaks_off_goes_nowhere_else() -> None:

@@ -16,8 +16,8 @@ from pointsman.core.model import Plan
 from pointsman.extproc.table import Chosen, EndpointTable, Mask
 
 SUSPECT_S: Final = 3.0
-"""How long a failure is believed when no page proves anything (gRPC pools and gateways have none). Then requests try
-the endpoint again; one that is still gone costs the few retries of the 10 ms until that is known."""
+"""How long a failure is believed when pages neither come nor are refused. Then requests try the endpoint again; one that
+is still gone costs the few retries of the 10 ms until that is known."""
 
 DISTRUST_S: Final = 10.0
 """A gateway that called an endpoint dead of which a page came then may have a broken network of its own: for so long it
@@ -54,6 +54,8 @@ class Suspicion:
     def attempt_failed(self, row: int, now_s: float) -> None:
         """A gateway found no connection to the endpoint, or lost it."""
         table = self._table
+        if not np.isfinite(table.proven_s[row]):
+            return  # nothing would take it back, and one gateway without a network empties the pool for all
         if now_s - table.false_alarm_s[row] < DISTRUST_S and not self._refused(row):
             return
         self._suspect(row, now_s)
