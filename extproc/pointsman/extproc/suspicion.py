@@ -16,8 +16,8 @@ from pointsman.core.model import Plan
 from pointsman.extproc.table import Chosen, EndpointTable, Mask
 
 SUSPECT_S: Final = 3.0
-"""How long a failure is believed when pages neither come nor are refused. Then requests try the endpoint again; one that
-is still gone costs the few retries of the 10 ms until that is known."""
+"""How long a failure is believed when pages neither come nor are refused. Then requests try the endpoint again; one
+that is still gone costs the few retries of the 10 ms until that is known."""
 
 DISTRUST_S: Final = 10.0
 """A gateway that called an endpoint dead of which a page came then may have a broken network of its own: for so long it
