@@ -242,6 +242,22 @@ def test_each_endpoint_that_a_request_did_not_find_is_blamed() -> None:
     assert table.penalty_ms[third] == 0.0
 
 
+def test_a_site_that_flaps_is_left_and_not_followed() -> None:
+    """Each change of site costs its users their caches; a page alone says that it is there, not that it stays."""
+    watched = Watched(tiered())
+    for _ in range(3):
+        watched.refused(*NEAR)
+        watched.clock.advance(1.0)
+        watched.pages(*NEAR, *FAR)
+        assert watched.first() <= set(FAR)
+        watched.clock.advance(1.5)
+        watched.pages(*NEAR, *FAR)
+        assert watched.first() <= set(FAR)
+    watched.clock.advance(SUSPECT_S - 2.0)
+    watched.pages(*NEAR, *FAR)
+    assert watched.first() <= set(NEAR)
+
+
 def test_who_gives_no_page_is_not_suspected() -> None:
     """Nothing would take it back: one gateway without a network would empty the site for all gateways. The page of a
     control plane proves nothing of the gateway before it."""

@@ -154,6 +154,8 @@ class Picker:
     ) -> Decision:
         rows, at, codes = found.rows, found.at, found.codes
         doubted = None if suspects is None else suspects[codes == 0]
+        if doubted is not None and doubted.all():  # better one that has just come back than one that is gone
+            doubted = self._suspicion.of(at, now_s, unsteady=False)
         table, body = self.table, request.body
         tokens = -(-body.prompt_bytes // BYTES_PER_TOKEN)
         hashes: list[int] = []

@@ -2,7 +2,8 @@
 
 Two witnesses speak at once: gateways whose attempts find no connection, and our own scrapes that are refused. A page
 that an endpoint gives after that proves that it is alive. Until then it is picked where nothing else lives, and only
-there: a picker that wrongly suspects everything picks as if it suspected nothing.
+there: a picker that wrongly suspects everything picks as if it suspected nothing. What refused a scrape waits for
+`SUSPECT_S` in any case, so that a site that flaps is left and not followed.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Suspicion:
         if not self._refused(row):
             self._table.refused_s[row] = now_s
             self._suspect(row, now_s)
+            self._until_s = max(self._until_s, now_s + SUSPECT_S)
 
     def proven(self, row: int, asked_s: float) -> None:
         """It gave a page that was asked for at `asked_s`."""
@@ -75,8 +77,8 @@ class Suspicion:
             table.false_alarm_s[row] = asked_s
         table.proven_s[row] = max(table.proven_s[row], asked_s)
 
-    def of(self, rows: Chosen, now_s: float) -> Mask | None:
-        """Which of the rows are suspected; None: none of them."""
+    def of(self, rows: Chosen, now_s: float, *, unsteady: bool = True) -> Mask | None:
+        """Which of the rows are suspected; None: none of them. `unsteady`: with those that have just come back."""
         if now_s >= self._until_s:
             return None
         table = self._table
@@ -85,6 +87,8 @@ class Suspicion:
             with_site = (site == number) & np.isfinite(proven_s)  # where no page ever came, none can take it back
             since_s = np.where(with_site, np.maximum(since_s, failed_s), since_s)
         found: Mask = (since_s > proven_s) & (now_s - since_s < SUSPECT_S)
+        if unsteady:
+            found |= now_s - table.refused_s[rows] < SUSPECT_S
         return found if found.any() else None
 
     def confirmed(self, rows: Chosen) -> Mask:
