@@ -162,7 +162,7 @@ def test_lags_of_seconds_behind_short_ones_are_nobodys_fault() -> None:
         assert seen.findings == ()
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None)
 @given(lags_s=lags, per_s=st.sampled_from([0.0, 10.0, 40.0]))
 @example(lags_s=[0.2] * 25, per_s=40.0)
 def test_what_is_gone_is_found_though_later(lags_s: list[float], per_s: float) -> None:
